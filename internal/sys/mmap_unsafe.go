@@ -1,0 +1,99 @@
+package sys
+
+import (
+	"fmt"
+	"os"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Extent is a part of a file that is to be mapped.
+type Extent struct {
+	File   *Handle
+	Offset int64 // bytes
+	Len    int   // bytes
+}
+
+// Mapping is shared memory in this process.
+type Mapping struct {
+	mu    sync.Mutex
+	whole []byte // what munmap takes, guarded by mu
+	view  []byte // what the caller asked for
+}
+
+// Map maps the extents, readable, writable and shared, one after the other.
+// The files stay open and may be closed afterwards. An extent that reaches
+// beyond its file makes a mapping that must not be touched there.
+//
+// One extent may start and end anywhere. Several of them must each be a
+// multiple of the kernel's page size, or the error is ENOTSUP.
+func Map(extents ...Extent) (*Mapping, error) {
+	if len(extents) == 1 {
+		return mapOne(extents[0])
+	}
+	total := 0
+	page := os.Getpagesize()
+	for _, e := range extents {
+		if e.Len <= 0 || e.Offset < 0 {
+			return nil, os.NewSyscallError("mmap", unix.EINVAL)
+		}
+		if e.Len%page != 0 || e.Offset%int64(page) != 0 {
+			return nil, fmt.Errorf("memory from several files needs whole kernel pages of %d bytes: %w", page, unix.ENOTSUP)
+		}
+		total += e.Len
+	}
+	whole, err := unix.Mmap(-1, 0, total, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, os.NewSyscallError("mmap", err)
+	}
+	at := 0
+	for _, e := range extents {
+		// The reservation is ours, so that MAP_FIXED replaces nothing else.
+		err := e.File.use(func(fd int) error {
+			_, err := unix.MmapPtr(fd, e.Offset, unsafe.Pointer(&whole[at]), uintptr(e.Len),
+				unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_FIXED)
+			return os.NewSyscallError("mmap", err)
+		})
+		if err != nil {
+			_ = unix.Munmap(whole)
+			return nil, err
+		}
+		at += e.Len
+	}
+	return &Mapping{whole: whole, view: whole}, nil
+}
+
+// mapOne maps from the kernel page in which the extent starts.
+func mapOne(e Extent) (*Mapping, error) {
+	if e.Len <= 0 || e.Offset < 0 {
+		return nil, os.NewSyscallError("mmap", unix.EINVAL)
+	}
+	skip := int(e.Offset % int64(os.Getpagesize()))
+	var whole []byte
+	err := e.File.use(func(fd int) (err error) {
+		whole, err = unix.Mmap(fd, e.Offset-int64(skip), skip+e.Len,
+			unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		return os.NewSyscallError("mmap", err)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Mapping{whole: whole, view: whole[skip : skip+e.Len : skip+e.Len]}, nil
+}
+
+// Bytes is the memory. Touching it after Close ends the process with a fault.
+func (m *Mapping) Bytes() []byte { return m.view }
+
+// Close unmaps the memory. Closing twice is harmless.
+func (m *Mapping) Close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.whole == nil {
+		return nil
+	}
+	err := unix.Munmap(m.whole)
+	m.whole = nil
+	return os.NewSyscallError("munmap", err)
+}

@@ -1,0 +1,144 @@
+package sys
+
+import (
+	"fmt"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// MaxPassed is how many descriptors one message carries at most (SCM_MAX_FD of
+// unix(7)).
+const MaxPassed = 253
+
+// Cred is who made the other end of a unix socket (SO_PEERCRED of unix(7)).
+type Cred struct {
+	PID int32
+	UID uint32
+	GID uint32
+}
+
+// PeerCred asks the kernel who connected.
+func PeerCred(c *net.UnixConn) (Cred, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return Cred{}, err
+	}
+	var cred *unix.Ucred
+	var credErr error
+	if err := raw.Control(func(fd uintptr) {
+		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil {
+		return Cred{}, err
+	}
+	if credErr != nil {
+		return Cred{}, os.NewSyscallError("getsockopt", credErr)
+	}
+	return Cred{PID: cred.Pid, UID: cred.Uid, GID: cred.Gid}, nil
+}
+
+// Socketpair makes two connected unix stream sockets: one for this process, one
+// to pass to another.
+func Socketpair() (*net.UnixConn, *Handle, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	theirs := NewHandle(fds[1])
+	ours, err := UnixConn(NewHandle(fds[0]))
+	if err != nil {
+		_ = theirs.Close()
+		return nil, nil, err
+	}
+	return ours, theirs, nil
+}
+
+// UnixConn turns the handle of a unix socket into a connection on Go's poller.
+// It takes ownership of the handle, also when it fails.
+func UnixConn(h *Handle) (*net.UnixConn, error) {
+	f := os.NewFile(uintptr(h.fd), "unix socket")
+	defer f.Close() // FileConn makes its own duplicate
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		_ = c.Close()
+		return nil, fmt.Errorf("descriptor is a %s socket, not a unix one: %w", c.LocalAddr().Network(), unix.EINVAL)
+	}
+	return u, nil
+}
+
+// SendMsg sends one message with descriptors. The other end gets duplicates;
+// the handles stay the caller's.
+func SendMsg(c *net.UnixConn, msg []byte, pass ...*Handle) error {
+	fds := make([]int, 0, len(pass))
+	var held []*Handle
+	defer func() {
+		for _, h := range held {
+			_ = h.release()
+		}
+	}()
+	for _, h := range pass {
+		if !h.acquire() {
+			return os.ErrClosed
+		}
+		held = append(held, h)
+		fds = append(fds, h.fd)
+	}
+	var oob []byte
+	if len(fds) > 0 {
+		oob = unix.UnixRights(fds...)
+	}
+	_, _, err := c.WriteMsgUnix(msg, oob, nil)
+	return err
+}
+
+// RecvMsg receives one message into buf, and up to max descriptors, which
+// become the caller's. A message that does not fit, in bytes or in
+// descriptors, is an error, and none of its descriptors stays open.
+func RecvMsg(c *net.UnixConn, buf []byte, max int) (int, []*Handle, error) {
+	oob := make([]byte, unix.CmsgSpace(4*max))
+	n, oobn, flags, _, err := c.ReadMsgUnix(buf, oob)
+	if err != nil {
+		return 0, nil, err
+	}
+	hs, err := parseRights(oob[:oobn])
+	if err == nil && flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+		err = os.NewSyscallError("recvmsg", unix.EMSGSIZE)
+	}
+	if err == nil && len(hs) > max {
+		err = os.NewSyscallError("recvmsg", unix.EMSGSIZE)
+	}
+	if err != nil {
+		CloseAll(hs)
+		return 0, nil, err
+	}
+	return n, hs, nil
+}
+
+func parseRights(oob []byte) ([]*Handle, error) {
+	if len(oob) == 0 {
+		return nil, nil
+	}
+	cmsgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil, os.NewSyscallError("recvmsg", err)
+	}
+	var hs []*Handle
+	for _, m := range cmsgs {
+		if m.Header.Level != unix.SOL_SOCKET || m.Header.Type != unix.SCM_RIGHTS {
+			continue
+		}
+		fds, err := unix.ParseUnixRights(&m)
+		if err != nil {
+			return hs, os.NewSyscallError("recvmsg", err)
+		}
+		for _, fd := range fds {
+			hs = append(hs, NewHandle(fd))
+		}
+	}
+	return hs, nil
+}

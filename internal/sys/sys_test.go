@@ -1,0 +1,290 @@
+package sys
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func newPair(t *testing.T) (*Handle, *Bell) {
+	t.Helper()
+	h, err := NewEventfd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.FcntlInt(uintptr(h.fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := NewBell(NewHandle(fd))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = h.Close(); _ = b.Close() })
+	return h, b
+}
+
+func TestBell_coalescesAndWakes(t *testing.T) {
+	h, b := newPair(t)
+	for range 3 {
+		if err := h.Signal(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	woke := make(chan error, 1)
+	go func() { woke <- b.Wait() }()
+	select {
+	case err := <-woke:
+		t.Fatalf("three signals gave a second event: %v", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	_ = h.Signal()
+	if err := <-woke; err != nil {
+		t.Fatal(err)
+	}
+	_ = h.Signal()
+	if err := b.Clear(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Clear(); err != nil {
+		t.Fatalf("clear of an empty counter: %v", err)
+	}
+}
+
+// A process that was passed the eventfd can make it blocking. Neither Close nor
+// Clear may depend on that.
+func TestBell_survivesBlockingMode(t *testing.T) {
+	h, b := newPair(t)
+	if err := unix.SetNonblock(h.fd, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Clear(); err != nil {
+		t.Fatal(err)
+	}
+	woke := make(chan error, 1)
+	go func() { woke <- b.Wait() }()
+	time.Sleep(10 * time.Millisecond)
+	_ = b.Close()
+	select {
+	case err := <-woke:
+		if !errors.Is(err, os.ErrClosed) {
+			t.Fatalf("got %v, want os.ErrClosed", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("Close did not wake Wait")
+	}
+}
+
+func TestSignal_fullCounterIsNoError(t *testing.T) {
+	h, b := newPair(t)
+	full := bytes.Repeat([]byte{0xff}, 8)
+	full[0] = 0xfe
+	if _, err := unix.Write(h.fd, full); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Signal(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Wait(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestHandle_closeUnderUse(t *testing.T) {
+	h, _ := newPair(t)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for h.Signal() == nil {
+			}
+		})
+	}
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait()
+	if err := h.Close(); err != nil {
+		t.Fatalf("second close: %v", err)
+	}
+	if err := h.Signal(); !errors.Is(err, os.ErrClosed) {
+		t.Fatalf("got %v, want os.ErrClosed", err)
+	}
+}
+
+func TestMemfd_cannotChangeSize(t *testing.T) {
+	h, err := NewMemfd("test", 8192)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	for _, size := range []int64{0, 4096, 16384} {
+		if err := unix.Ftruncate(h.fd, size); err != unix.EPERM {
+			t.Errorf("ftruncate to %d: %v, want EPERM", size, err)
+		}
+	}
+	if _, err := unix.FcntlInt(uintptr(h.fd), unix.F_ADD_SEALS, unix.F_SEAL_WRITE); err != unix.EPERM {
+		t.Errorf("another seal: %v, want EPERM", err)
+	}
+}
+
+func TestMap_extentsOfSeveralFiles(t *testing.T) {
+	page := os.Getpagesize()
+	a, err := NewMemfd("a", int64(2*page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := NewMemfd("b", int64(page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := Map(Extent{a, int64(page), page}, Extent{b, 0, page}, Extent{a, 0, page})
+	if err != nil {
+		t.Fatal(err)
+	}
+	part, err := Map(Extent{a, int64(page) + 100, 50})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = a.Close()
+	_ = b.Close()
+	copy(all.Bytes()[100:], "hello")
+	if got := part.Bytes()[:5]; string(got) != "hello" {
+		t.Errorf("the other mapping shows %q", got)
+	}
+	if len(all.Bytes()) != 3*page || len(part.Bytes()) != 50 {
+		t.Errorf("lengths are %d and %d", len(all.Bytes()), len(part.Bytes()))
+	}
+	for _, m := range []*Mapping{all, part, all} {
+		if err := m.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := Map(Extent{a, 0, page}); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("map of a closed file: %v", err)
+	}
+}
+
+func TestMap_refusesBadExtents(t *testing.T) {
+	f, err := NewMemfd("f", int64(os.Getpagesize()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, es := range [][]Extent{
+		{{f, 0, 0}}, {{f, -4096, 4096}}, {{f, 0, -1}}, {{f, 0, 4096}, {f, 0, 0}}, {{f, 0, 100}, {f, 0, 100}}, {},
+	} {
+		if m, err := Map(es...); err == nil {
+			_ = m.Close()
+			t.Errorf("extents %v were mapped", es)
+		}
+	}
+}
+
+func TestSendMsg_passesDescriptors(t *testing.T) {
+	ours, theirs, err := Socketpair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	peer, err := UnixConn(theirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	ev, err := NewEventfd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ev.Close()
+	if err := SendMsg(ours, []byte("two"), ev, ev); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 16)
+	n, hs, err := RecvMsg(peer, buf, 2)
+	if err != nil || string(buf[:n]) != "two" || len(hs) != 2 {
+		t.Fatalf("got %q, %d descriptors, %v", buf[:n], len(hs), err)
+	}
+	bell, err := NewBell(hs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bell.Close()
+	defer hs[1].Close()
+	_ = ev.Signal()
+	if err := bell.Wait(); err != nil {
+		t.Fatal(err)
+	}
+
+	before := countFDs(t)
+	if err := SendMsg(ours, []byte("more"), ev, ev, ev, ev); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := RecvMsg(peer, buf, 1); !errors.Is(err, syscall.EMSGSIZE) {
+		t.Fatalf("too many descriptors: %v, want EMSGSIZE", err)
+	}
+	if after := countFDs(t); after != before {
+		t.Errorf("%d descriptors before the refused message, %d after", before, after)
+	}
+	cred, err := PeerCred(peer)
+	if err != nil || cred.UID != uint32(os.Getuid()) || cred.PID != int32(os.Getpid()) {
+		t.Errorf("peer is %+v, %v", cred, err)
+	}
+}
+
+func TestUnixConn_refusesOtherSockets(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	fd, err := unix.Dup(int(f.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c, err := UnixConn(NewHandle(fd)); err == nil {
+		_ = c.Close()
+		t.Fatal("a TCP socket was taken")
+	}
+}
+
+func TestLockFile_excludes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	first, err := LockFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LockFile(path); !errors.Is(err, syscall.EWOULDBLOCK) {
+		t.Fatalf("second lock: %v, want EWOULDBLOCK", err)
+	}
+	_ = first.Close()
+	again, err := LockFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = again.Close()
+}
+
+func countFDs(t *testing.T) int {
+	t.Helper()
+	es, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(es)
+}
