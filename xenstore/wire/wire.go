@@ -108,11 +108,23 @@ type Decoder struct {
 	// Max is the largest payload accepted, in bytes; 0 means [MaxPayload].
 	Max uint32
 	buf []byte
+	off int // bytes of buf that have been returned
 	err error
 }
 
-// Feed adds bytes that were read from the stream. The bytes are copied.
-func (d *Decoder) Feed(p []byte) { d.buf = append(d.buf, p...) }
+// keepBuffer is the size in bytes up to which an empty buffer is kept for reuse.
+const keepBuffer = 64 << 10
+
+// Feed adds bytes that were read from the stream. The bytes are copied. After
+// an error of [Decoder.Next] they are dropped.
+func (d *Decoder) Feed(p []byte) {
+	if d.err != nil {
+		return
+	}
+	// Moved here and not in Next, as that would be quadratic in small messages.
+	d.buf = append(d.buf[:copy(d.buf, d.buf[d.off:])], p...)
+	d.off = 0
+}
 
 // Next returns the next whole message. It reports false when more bytes are
 // needed. The length field is checked as soon as it is there, so that a peer
@@ -122,35 +134,42 @@ func (d *Decoder) Next() (Message, bool, error) {
 	if d.err != nil {
 		return Message{}, false, d.err
 	}
-	if len(d.buf) < HeaderSize {
+	b := d.buf[d.off:]
+	if len(b) < HeaderSize {
 		return Message{}, false, nil
 	}
 	m := Message{
-		Type:  Type(binary.NativeEndian.Uint32(d.buf[0:])),
-		ReqID: binary.NativeEndian.Uint32(d.buf[4:]),
-		TxID:  binary.NativeEndian.Uint32(d.buf[8:]),
+		Type:  Type(binary.NativeEndian.Uint32(b[0:])),
+		ReqID: binary.NativeEndian.Uint32(b[4:]),
+		TxID:  binary.NativeEndian.Uint32(b[8:]),
 	}
 	limit := d.Max
 	if limit == 0 {
 		limit = MaxPayload
 	}
-	n := binary.NativeEndian.Uint32(d.buf[12:])
+	n := binary.NativeEndian.Uint32(b[12:])
 	if n > limit {
 		d.err = &SizeError{Type: m.Type, Len: n, Max: limit}
-		d.buf = nil
+		d.buf, d.off = nil, 0
 		return Message{}, false, d.err
 	}
-	end := HeaderSize + int(n)
-	if len(d.buf) < end {
+	if uint64(len(b)) < HeaderSize+uint64(n) {
 		return Message{}, false, nil
 	}
-	m.Payload = bytes.Clone(d.buf[HeaderSize:end])
-	d.buf = d.buf[:copy(d.buf, d.buf[end:])]
+	end := HeaderSize + int(n)
+	m.Payload = bytes.Clone(b[HeaderSize:end])
+	d.off += end
+	if d.off == len(d.buf) {
+		d.buf, d.off = d.buf[:0], 0
+		if cap(d.buf) > keepBuffer {
+			d.buf = nil
+		}
+	}
 	return m, true, nil
 }
 
 // Buffered is the number of bytes fed and not yet returned in a message.
-func (d *Decoder) Buffered() int { return len(d.buf) }
+func (d *Decoder) Buffered() int { return len(d.buf) - d.off }
 
 // JoinNUL encodes strings in the protocol's usual form: a NUL after each.
 func JoinNUL(parts ...string) []byte {

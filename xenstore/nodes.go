@@ -1,0 +1,170 @@
+package xenstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strconv"
+	"syscall"
+
+	"github.com/xenchan/xenchan/xenstore/wire"
+)
+
+// nodes is what Store and Tx have in common.
+type nodes struct {
+	c  *conn
+	tx *txState // nil outside of a transaction
+}
+
+// call checks a request that has no path, or a checked one, and sends it.
+func (n nodes) call(ctx context.Context, op wire.Type, path string, payload []byte) ([]byte, error) {
+	limit := wire.MaxPayload
+	if n.c.device {
+		limit = maxDevicePayload
+	}
+	if len(payload) > limit {
+		return nil, &Error{Op: op, Path: path, Errno: syscall.E2BIG,
+			Detail: fmt.Sprintf("the request has %d bytes, the limit is %d", len(payload), limit)}
+	}
+	var id uint32
+	if n.tx != nil {
+		if n.tx.over.Load() {
+			return nil, opError(op, path, errTxOver)
+		}
+		id = n.tx.id
+	}
+	return n.c.call(ctx, op, id, path, payload)
+}
+
+// onNode sends a request about one node: the path, then more strings.
+func (n nodes) onNode(ctx context.Context, op wire.Type, path string, more ...string) ([]byte, error) {
+	special := op == wire.GetPerms || op == wire.SetPerms
+	if err := checkPath(path, special); err != nil {
+		return nil, &Error{Op: op, Path: path, Errno: syscall.EINVAL, Detail: err.Error()}
+	}
+	return n.call(ctx, op, path, append(wire.JoinNUL(path), wire.JoinNUL(more...)...))
+}
+
+// Read is the value of a node, of any bytes. Absent nodes are fs.ErrNotExist.
+func (n nodes) Read(ctx context.Context, path string) (string, error) {
+	value, err := n.onNode(ctx, wire.Read, path)
+	return string(value), err
+}
+
+// Write sets the value of a node and creates it and its parents if need be. Path
+// and value together are at most 4095 bytes, on the xenbus device 4079.
+func (n nodes) Write(ctx context.Context, path, value string) error {
+	if err := ValidPath(path); err != nil {
+		return &Error{Op: wire.Write, Path: path, Errno: syscall.EINVAL, Detail: err.Error()}
+	}
+	_, err := n.call(ctx, wire.Write, path, append(wire.JoinNUL(path), value...))
+	return err
+}
+
+// Mkdir makes sure that there is a node, and leaves an existing one alone.
+func (n nodes) Mkdir(ctx context.Context, path string) error {
+	_, err := n.onNode(ctx, wire.Mkdir, path)
+	return err
+}
+
+// Remove removes a node and all below it; it is no error if there is none.
+func (n nodes) Remove(ctx context.Context, path string) error {
+	_, err := n.onNode(ctx, wire.Rm, path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // the daemons do not agree when absence is an error
+	}
+	return err
+}
+
+// Exists reports whether there is such a node.
+func (n nodes) Exists(ctx context.Context, path string) (bool, error) {
+	_, err := n.onNode(ctx, wire.Read, path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Perms is a node's permission list; its first entry names the owner. It is also
+// there for @introduceDomain and @releaseDomain, where it says who may watch.
+func (n nodes) Perms(ctx context.Context, path string) (wire.Perms, error) {
+	payload, err := n.onNode(ctx, wire.GetPerms, path)
+	if err != nil {
+		return nil, err
+	}
+	entries, ok := wire.SplitNUL(payload)
+	if !ok {
+		return nil, malformed(wire.GetPerms, path, payload)
+	}
+	perms, err := wire.ParsePerms(entries)
+	if err != nil {
+		return nil, malformed(wire.GetPerms, path, payload)
+	}
+	return perms, nil
+}
+
+// SetPerms replaces a node's permission list.
+func (n nodes) SetPerms(ctx context.Context, path string, perms wire.Perms) error {
+	if len(perms) == 0 {
+		return &Error{Op: wire.SetPerms, Path: path, Errno: syscall.EINVAL, Detail: "no permissions given"}
+	}
+	_, err := n.onNode(ctx, wire.SetPerms, path, perms.Strings()...)
+	return err
+}
+
+// List is the names of a node's children: from the C daemon in the order in
+// which they were created, from oxenstored sorted.
+func (n nodes) List(ctx context.Context, path string) ([]string, error) {
+	payload, err := n.onNode(ctx, wire.Directory, path)
+	if errors.Is(err, syscall.E2BIG) {
+		return n.listParts(ctx, path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	names, ok := wire.SplitNUL(payload)
+	if !ok || slices.Contains(names, "") {
+		return nil, malformed(wire.Directory, path, payload)
+	}
+	return names, nil
+}
+
+// listParts lists a directory that does not fit into one reply, and begins again
+// when it changes meanwhile. Each reply is a generation number and as many whole
+// names as fit; one more empty string ends the last. (docs/misc/xenstore.txt,
+// DIRECTORY_PART)
+func (n nodes) listParts(ctx context.Context, path string) ([]string, error) {
+	var generation string
+	var all []byte
+	for {
+		payload, err := n.onNode(ctx, wire.DirectoryPart, path, strconv.Itoa(len(all)))
+		if err != nil {
+			return nil, err
+		}
+		gen, part, ok := bytes.Cut(payload, []byte{0})
+		if !ok || len(part) == 0 || part[len(part)-1] != 0 || len(all)+len(part) > maxReply {
+			return nil, malformed(wire.DirectoryPart, path, payload)
+		}
+		if len(all) > 0 && string(gen) != generation {
+			all = all[:0]
+			continue
+		}
+		generation = string(gen)
+		last := len(part) == 1 || part[len(part)-2] == 0
+		if last {
+			part = part[:len(part)-1]
+		}
+		all = append(all, part...)
+		if last {
+			break
+		}
+	}
+	names, _ := wire.SplitNUL(all)
+	if slices.Contains(names, "") {
+		return nil, malformed(wire.DirectoryPart, path, all)
+	}
+	return names, nil
+}
