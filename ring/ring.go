@@ -58,7 +58,6 @@ type Producer struct {
 	cons index  // the peer's
 	prod index  // ours, published by Write
 	next uint32 // ours, trusted
-	seen uint32 // the peer's index when last loaded
 	bad  error
 }
 
@@ -132,16 +131,12 @@ func (c *Consumer) Consume(n int) {
 	c.cons.store(c.next)
 }
 
-// Consumed is the free-running index of the next byte, as published.
-func (c *Consumer) Consumed() uint32 { return c.next }
-
 // Free is the number of bytes that can be written now.
 func (p *Producer) Free() (int, error) {
 	if p.bad != nil {
 		return 0, p.bad
 	}
-	p.seen = p.cons.load()
-	used := p.next - p.seen
+	used := p.next - p.cons.load()
 	if used > uint32(len(p.data)) {
 		p.bad = fmt.Errorf("%w: %d bytes claimed in a ring of %d", ErrCorrupt, used, len(p.data))
 		return 0, p.bad
@@ -166,9 +161,8 @@ func (p *Producer) Write(b []byte) (int, error) {
 	return n, nil
 }
 
-// PeerConsumed is the peer's index as Free or Write last saw it: it moves when
-// the peer reads.
-func (p *Producer) PeerConsumed() uint32 { return p.seen }
+// Size is the capacity of the ring in bytes.
+func (p *Producer) Size() int { return len(p.data) }
 
 // copyOut copies len(p) bytes that begin at a free-running index.
 func copyOut(p, data []byte, at uint32) int {

@@ -1,0 +1,256 @@
+package console
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+
+	"github.com/xenchan/xenchan/xen"
+	"github.com/xenchan/xenchan/xenbus"
+	"github.com/xenchan/xenchan/xenstore"
+)
+
+// Backend serves one console device: it follows the xenbus states of both
+// halves, attaches the ring when the guest offers one, lets go when it must, and
+// comes back when the guest does.
+//
+// Everything in the frontend's directory is the guest's to write, and is checked
+// on every look. What the Backend trusts is its own directory and the fields here.
+type Backend struct {
+	Store      *xenstore.Store
+	Hypervisor xen.Hypervisor
+
+	Path     string    // the backend's directory
+	Frontend string    // the frontend's directory, from the backend's node "frontend"
+	DomID    xen.DomID // the guest, from the backend's node "frontend-id"
+
+	// Sink takes what the guest sends, for as long as the device lives.
+	Sink Sink
+	// Attached is called when a ring has been attached, before the guest is
+	// told, and Detached before it is let go. Both may be nil. They must not
+	// block: while they run, nobody empties the guest's ring.
+	Attached func(*Conn)
+	Detached func(*Conn)
+
+	Log *slog.Logger
+
+	look chan struct{}
+	conn *Conn
+	ring offer // of conn
+	bad  offer // what could not be attached, not tried again
+}
+
+// offer is what a frontend publishes about its ring.
+type offer struct {
+	ref  xen.GrantRef
+	port xen.Port
+}
+
+// NewBackend prepares a Backend. Call Run.
+func NewBackend(b Backend) *Backend {
+	b.look = make(chan struct{}, 1)
+	if b.Log == nil {
+		b.Log = slog.New(slog.DiscardHandler)
+	}
+	return &b
+}
+
+// Look asks Run to look at the nodes again: something changed below Path, or a
+// domain has gone. It never blocks and may be called from anywhere.
+func (b *Backend) Look() { wake(b.look) }
+
+// Run serves the device until its nodes are gone (nil) or the context ends, when
+// it leaves the nodes as they are: the guest does not notice, and the next Run
+// goes on where this one stopped.
+func (b *Backend) Run(ctx context.Context) error {
+	defer func() {
+		if b.conn != nil {
+			b.detach()
+		}
+	}()
+	watch, err := b.Store.Watch(ctx, b.Frontend+"/state")
+	if err != nil {
+		return fmt.Errorf("watch the frontend of %s: %w", b.Path, err)
+	}
+	defer watch.Close()
+	for {
+		gone, err := b.step(ctx)
+		if err != nil || gone {
+			return err
+		}
+		var failed <-chan struct{}
+		if b.conn != nil {
+			failed = b.conn.Failed()
+		}
+		select {
+		case <-watch.C():
+			watch.Take()
+		case <-b.look:
+		case <-failed:
+			b.broken(b.ring, b.conn.Err())
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// step looks at the nodes, does what the machine decides and publishes its state.
+func (b *Backend) step(ctx context.Context) (gone bool, err error) {
+	view, now, err := b.see(ctx)
+	if err != nil {
+		return false, err
+	}
+	step := xenbus.Backend(view)
+	switch step.Do {
+	case xenbus.Forget:
+		b.letGo()
+		return true, nil
+	case xenbus.Detach:
+		b.letGo()
+	case xenbus.Attach, xenbus.Reattach:
+		b.letGo()
+		if err := b.attach(now); err != nil {
+			b.broken(now, fmt.Errorf("attach ring-ref %v, port %v: %w", now.ref, now.port, err))
+			view.Frontend.Failed = true
+			view.Attached = false
+			step = xenbus.Backend(view)
+		}
+	}
+	if step.Publish == xenbus.Unknown || step.Publish == view.State {
+		return false, nil
+	}
+	b.Log.Debug("backend state", "from", view.State, "to", step.Publish, "frontend", view.Frontend.State)
+	return false, b.publish(ctx, step.Publish)
+}
+
+// see reads both halves in one transaction, so that ring-ref, port and state
+// belong together.
+func (b *Backend) see(ctx context.Context) (view xenbus.BackendView, now offer, err error) {
+	err = b.Store.Tx(ctx, func(tx *xenstore.Tx) error {
+		view, now = xenbus.BackendView{Attached: b.conn != nil}, offer{}
+		r := nodes{ctx: ctx, r: tx}
+		view.Exists = r.get(b.Path+"/frontend") == b.Frontend
+		view.Online = r.get(b.Path+"/online") == "1"
+		view.State = xenbus.ParseState(r.get(b.Path + "/state"))
+		f := &view.Frontend
+		ref, port := r.get(b.Frontend+"/ring-ref"), r.get(b.Frontend+"/port")
+		state, exists := r.lookup(b.Frontend + "/state")
+		f.State = xenbus.ParseState(state)
+		if !exists { // a directory without a state is a frontend in an unknown state
+			_, exists = r.lookup(b.Frontend)
+		}
+		f.Exists = exists
+		var refErr, portErr error
+		now.ref, refErr = xen.ParseGrantRef(ref)
+		now.port, portErr = xen.ParsePort(port)
+		f.Usable = refErr == nil && portErr == nil
+		return r.err
+	})
+	if err != nil {
+		return view, now, fmt.Errorf("look at %s: %w", b.Path, err)
+	}
+	view.Frontend.Same = b.conn != nil && now == b.ring
+	view.Frontend.Failed = now == b.bad
+	if view.Frontend.State == xenbus.Initialising || view.Frontend.State == xenbus.Closed {
+		b.bad = offer{} // the guest starts anew: what it offers next is tried again
+	}
+	if view.Exists {
+		if view.Exists, err = b.Store.IsIntroduced(ctx, b.DomID); err != nil {
+			return view, now, fmt.Errorf("ask whether domain %v lives: %w", b.DomID, err)
+		}
+	}
+	return view, now, nil
+}
+
+func (b *Backend) attach(o offer) error {
+	pages, err := b.Hypervisor.MapGrants(b.DomID, o.ref)
+	if err != nil {
+		return err
+	}
+	event, err := b.Hypervisor.BindInterdomain(b.DomID, o.port)
+	if err != nil {
+		return errors.Join(err, pages.Close())
+	}
+	conn, err := AttachBackend(pages, event, b.Sink)
+	if err != nil {
+		return err
+	}
+	b.conn, b.ring = conn, o
+	if b.Attached != nil {
+		b.Attached(conn)
+	}
+	b.Log.Info("attached", "ring_ref", o.ref, "port", o.port)
+	return nil
+}
+
+// broken closes the channel of a guest that broke the protocol. What it offered
+// is not tried again.
+func (b *Backend) broken(o offer, err error) {
+	b.bad = o
+	b.Log.Warn("closing the console", "error", err)
+	b.letGo()
+}
+
+// letGo takes the last bytes out of the ring and detaches it.
+func (b *Backend) letGo() {
+	if b.conn == nil {
+		return
+	}
+	b.conn.HangUp()
+	b.conn.Drain()
+	b.detach()
+}
+
+// detach lets go of the ring with what is in it.
+func (b *Backend) detach() {
+	if b.Detached != nil {
+		b.Detached(b.conn)
+	}
+	if err := b.conn.Close(); err != nil {
+		b.Log.Warn("detach", "error", err)
+	}
+	b.conn = nil
+}
+
+// publish writes our state, but never brings a directory back that was removed
+// in the meantime.
+func (b *Backend) publish(ctx context.Context, s xenbus.State) error {
+	err := b.Store.Tx(ctx, func(tx *xenstore.Tx) error {
+		if _, err := tx.Read(ctx, b.Path+"/frontend"); err != nil {
+			return err
+		}
+		return tx.Write(ctx, b.Path+"/state", s.Decimal())
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		wake(b.look)
+		return nil
+	}
+	return err
+}
+
+// nodes reads node after node and keeps the first error; an absent or
+// unreadable node is an empty string.
+type nodes struct {
+	ctx context.Context
+	r   xenstore.Reader
+	err error
+}
+
+func (n *nodes) lookup(path string) (string, bool) {
+	if n.err != nil {
+		return "", false
+	}
+	v, err := n.r.Read(n.ctx, path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return "", false
+	}
+	n.err = err
+	return v, err == nil
+}
+
+func (n *nodes) get(path string) string {
+	v, _ := n.lookup(path)
+	return v
+}

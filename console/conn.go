@@ -1,0 +1,402 @@
+// Package console attaches PV consoles: it joins a ring, an event channel and
+// the xenbus states into one byte stream between a guest and its backend.
+//
+// A [Conn] is one attached ring and a [net.Conn]. [Backend] runs one device for
+// its whole life, from the nodes that a toolstack wrote to the moment they go.
+package console
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/xenchan/xenchan/ring"
+	"github.com/xenchan/xenchan/xen"
+)
+
+// ErrHungUp is the error of a Write after the other half has closed.
+var ErrHungUp = errors.New("the other half of the console has closed")
+
+// Sink takes the bytes that the other half sends. Append must not block; when
+// it takes fewer than it was given, the rest is offered again after a value from Room.
+type Sink interface {
+	Append(p []byte) int
+	Room() <-chan struct{}
+}
+
+// Conn is one attached ring. It satisfies [net.Conn]: all methods are safe for
+// concurrent use, and deadlines and Close wake blocked calls.
+//
+// One goroutine, owned by the Conn and joined by Close, waits for events.
+type Conn struct {
+	pages xen.Pages
+	event xen.EventChannel
+	sink  Sink // nil: Read takes the bytes
+
+	rxMu   sync.Mutex
+	rx     *ring.Consumer // guarded by rxMu
+	rxBuf  []byte         // what a drain copies into; guarded by rxMu
+	closed bool           // the page is gone; guarded by rxMu and txMu together
+
+	txMu sync.Mutex
+	tx   *ring.Producer // guarded by txMu
+	sent bool           // something was written; guarded by txMu
+
+	wmu sync.Mutex // one Write at a time, so that writes do not mix
+
+	readable, writable chan struct{} // capacity 1: look at the ring again
+	readBy, writeBy    *deadline
+	closing            chan struct{} // closed by Close
+	hungUp             chan struct{} // closed by HangUp
+	failed             chan struct{} // closed when the ring is corrupt or the event channel broke
+	failure            error         // set before failed is closed
+	closeOnce, hupOnce sync.Once
+	failOnce           sync.Once
+	closeErr           error
+	joined             chan struct{} // closed when the event goroutine has ended
+
+	received, written atomic.Int64
+}
+
+var _ net.Conn = (*Conn)(nil)
+
+// AttachBackend attaches the backend's half of a ring that a guest has shared. A
+// ring whose indices are impossible is refused. With a sink, all bytes from the
+// guest go to it as they come, and leave the ring only when it has them; without
+// one they wait in the ring for Read. AttachBackend owns pages and event from its
+// call on: they are closed on failure too.
+func AttachBackend(pages xen.Pages, event xen.EventChannel, sink Sink) (*Conn, error) {
+	rx, tx, err := ring.Backend(pages.Bytes())
+	return newConn(pages, event, sink, rx, tx, err)
+}
+
+// AttachFrontend attaches the guest's half of a ring in a page of its own.
+func AttachFrontend(pages xen.Pages, event xen.EventChannel) (*Conn, error) {
+	rx, tx, err := ring.Frontend(pages.Bytes())
+	return newConn(pages, event, nil, rx, tx, err)
+}
+
+func newConn(pages xen.Pages, event xen.EventChannel, sink Sink, rx *ring.Consumer, tx *ring.Producer, err error) (*Conn, error) {
+	if err != nil {
+		return nil, errors.Join(err, event.Close(), pages.Close())
+	}
+	c := &Conn{
+		pages: pages, event: event, sink: sink, rx: rx, tx: tx,
+		readable: make(chan struct{}, 1), writable: make(chan struct{}, 1),
+		readBy: newDeadline(), writeBy: newDeadline(),
+		closing: make(chan struct{}), hungUp: make(chan struct{}), failed: make(chan struct{}),
+		joined: make(chan struct{}),
+	}
+	if sink != nil {
+		c.rxBuf = make([]byte, ring.OutSize)
+	}
+	go c.events()
+	return c, nil
+}
+
+// events serves the ring whenever the other half says that it has moved. It
+// looks at the ring once before it waits: what came before the attach has no event.
+func (c *Conn) events() {
+	defer close(c.joined)
+	for {
+		if err := c.serve(); err != nil {
+			c.fail(err)
+			return
+		}
+		if err := c.event.Unmask(); err != nil {
+			c.fail(err)
+			return
+		}
+		if err := c.event.Wait(); err != nil {
+			c.fail(err)
+			return
+		}
+	}
+}
+
+func (c *Conn) serve() error {
+	wake(c.writable)
+	if c.sink == nil {
+		wake(c.readable)
+		return nil
+	}
+	for {
+		blocked, err := c.drain()
+		if err != nil || !blocked {
+			return err
+		}
+		select {
+		case <-c.sink.Room():
+		case <-c.closing:
+			return os.ErrClosed
+		}
+	}
+}
+
+// drain moves what is in the ring to the sink. The work is bounded: a guest that
+// fills the ring as fast as it is emptied gets its next turn with its next event,
+// which it must send for these bytes too.
+func (c *Conn) drain() (blocked bool, err error) {
+	c.rxMu.Lock()
+	defer c.rxMu.Unlock()
+	moved := false
+	for range 32 {
+		if c.closed {
+			return false, os.ErrClosed
+		}
+		n, err := c.rx.Peek(c.rxBuf)
+		if err != nil {
+			return false, err
+		}
+		if n == 0 {
+			break
+		}
+		took := c.sink.Append(c.rxBuf[:n])
+		c.rx.Consume(took)
+		c.received.Add(int64(took))
+		moved = moved || took > 0
+		if blocked = took < n; blocked {
+			break
+		}
+	}
+	if moved {
+		return blocked, c.event.Notify()
+	}
+	return blocked, nil
+}
+
+// Drain takes what is left in the ring for the sink, as before letting go of it.
+func (c *Conn) Drain() {
+	if c.sink != nil {
+		c.drain()
+	}
+}
+
+// Read reads what the other half has sent. After HangUp it returns [io.EOF] once
+// the ring is empty. A Conn with a sink has nothing to read.
+func (c *Conn) Read(p []byte) (int, error) {
+	if c.sink != nil {
+		return 0, c.opError("read", errors.New("the console's bytes go to a sink"))
+	}
+	for {
+		hungUp := done(c.hungUp) // before looking: bytes sent before a hang-up count
+		switch n, err := c.tryRead(p); {
+		case err != nil:
+			return 0, c.opError("read", err)
+		case done(c.readBy.wait()):
+			return n, c.readTimeout(n)
+		case n > 0 || len(p) == 0:
+			return n, nil
+		case hungUp:
+			return 0, io.EOF
+		}
+		select {
+		case <-c.readable:
+		case <-c.readBy.wait():
+		case <-c.hungUp:
+		case <-c.failed:
+		case <-c.closing:
+		}
+	}
+}
+
+func (c *Conn) readTimeout(n int) error {
+	if n > 0 {
+		return nil
+	}
+	return c.opError("read", os.ErrDeadlineExceeded)
+}
+
+func (c *Conn) tryRead(p []byte) (int, error) {
+	c.rxMu.Lock()
+	defer c.rxMu.Unlock()
+	if c.closed || done(c.closing) {
+		return 0, net.ErrClosed
+	}
+	if done(c.readBy.wait()) || len(p) == 0 {
+		return 0, nil
+	}
+	n, err := c.rx.Peek(p)
+	if err != nil || n == 0 {
+		return 0, errors.Join(err, c.brokenUnlessHungUp())
+	}
+	c.rx.Consume(n)
+	c.received.Add(int64(n))
+	if left, err := c.rx.Len(); err == nil && left > 0 {
+		wake(c.readable) // for another reader
+	}
+	return n, c.event.Notify()
+}
+
+// brokenUnlessHungUp is the failure that ended the event goroutine.
+func (c *Conn) brokenUnlessHungUp() error {
+	if done(c.failed) && !done(c.hungUp) {
+		return c.failure
+	}
+	return nil
+}
+
+// Write puts all of p into the ring, waiting for the other half to make room.
+func (c *Conn) Write(p []byte) (int, error) {
+	c.wmu.Lock()
+	defer c.wmu.Unlock()
+	for sent := 0; ; {
+		n, err := c.TryWrite(p[sent:])
+		sent += n
+		switch {
+		case err != nil:
+			return sent, c.opError("write", err)
+		case done(c.writeBy.wait()):
+			return sent, c.opError("write", os.ErrDeadlineExceeded)
+		case sent == len(p):
+			return sent, nil
+		}
+		select {
+		case <-c.writable:
+		case <-c.writeBy.wait():
+		case <-c.hungUp:
+		case <-c.failed:
+		case <-c.closing:
+		}
+	}
+}
+
+// TryWrite puts as many bytes of p into the ring as fit now.
+func (c *Conn) TryWrite(p []byte) (int, error) {
+	c.txMu.Lock()
+	defer c.txMu.Unlock()
+	switch {
+	case c.closed || done(c.closing):
+		return 0, net.ErrClosed
+	case done(c.hungUp):
+		return 0, ErrHungUp
+	case done(c.failed):
+		return 0, c.failure
+	case done(c.writeBy.wait()):
+		return 0, nil
+	}
+	n, err := c.tx.Write(p)
+	if err != nil {
+		c.fail(err)
+		return 0, err
+	}
+	if n == 0 {
+		return 0, nil
+	}
+	c.sent = true
+	c.written.Add(int64(n))
+	return n, c.event.Notify()
+}
+
+// HangUp says that the other half has closed: Read returns what is still in the
+// ring and then [io.EOF], Write fails with [ErrHungUp].
+func (c *Conn) HangUp() { c.hupOnce.Do(func() { close(c.hungUp) }) }
+
+// Failed is closed when the Conn can no longer be used, because the other half
+// broke the protocol or the event channel failed; Err says why.
+func (c *Conn) Failed() <-chan struct{} { return c.failed }
+
+// Err is why the Conn failed, nil while it has not.
+func (c *Conn) Err() error {
+	if done(c.failed) {
+		return c.failure
+	}
+	return nil
+}
+
+// Close lets go of the ring and the event channel. What is in the ring stays
+// there, for whoever attaches next.
+func (c *Conn) Close() error {
+	c.closeOnce.Do(func() {
+		close(c.closing)
+		err := c.event.Close()
+		<-c.joined
+		c.rxMu.Lock()
+		c.txMu.Lock()
+		c.closed = true
+		c.txMu.Unlock()
+		c.rxMu.Unlock()
+		c.closeErr = errors.Join(err, c.pages.Close())
+	})
+	return c.closeErr
+}
+
+func (c *Conn) fail(err error) {
+	c.failOnce.Do(func() {
+		c.failure = err
+		close(c.failed)
+	})
+}
+
+// Stats is what has passed through a Conn.
+type Stats struct {
+	Received, Sent int64 // bytes
+	// PeerReads says that the other half has read all that was sent, and that
+	// something was: somebody there is reading.
+	PeerReads bool
+}
+
+// Stats may be called at any time.
+func (c *Conn) Stats() Stats {
+	s := Stats{Received: c.received.Load(), Sent: c.written.Load()}
+	c.txMu.Lock()
+	defer c.txMu.Unlock()
+	if c.sent && !c.closed {
+		free, err := c.tx.Free()
+		s.PeerReads = err == nil && free == c.tx.Size()
+	}
+	return s
+}
+
+// Addr is a local port of an event channel; it names a Conn for [net.Conn].
+type Addr struct{ Port xen.Port }
+
+// Network is "xen-console".
+func (Addr) Network() string { return "xen-console" }
+
+// String is the port.
+func (a Addr) String() string { return fmt.Sprintf("port %v", a.Port) }
+
+// LocalAddr is the local port.
+func (c *Conn) LocalAddr() net.Addr { return Addr{c.event.Port()} }
+
+// RemoteAddr is the local port too: the other half has no address of its own.
+func (c *Conn) RemoteAddr() net.Addr { return Addr{c.event.Port()} }
+
+// SetDeadline is SetReadDeadline and SetWriteDeadline.
+func (c *Conn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+
+// SetReadDeadline makes blocked and later Reads fail from t on; zero means never.
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.setDeadline(c.readBy, t) }
+
+// SetWriteDeadline makes blocked and later Writes fail from t on; zero means never.
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.setDeadline(c.writeBy, t) }
+
+func (c *Conn) setDeadline(d *deadline, t time.Time) error {
+	if done(c.closing) {
+		return c.opError("set", net.ErrClosed)
+	}
+	d.set(t)
+	return nil
+}
+
+func (c *Conn) opError(op string, err error) error {
+	if errors.Is(err, os.ErrClosed) {
+		err = net.ErrClosed
+	}
+	return &net.OpError{Op: op, Net: "xen-console", Addr: c.LocalAddr(), Err: err}
+}
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
