@@ -1,0 +1,81 @@
+package channel
+
+// GuestState is what is known about the program inside the guest. A Linux guest
+// does not say when its terminal is opened or closed, so most of it is inferred.
+type GuestState string
+
+const (
+	// GuestUnknown means that nothing was seen yet. The zero value means it too.
+	GuestUnknown GuestState = "unknown"
+	// GuestReading means that bytes left the ring towards the guest, so that
+	// somebody reads; inferred.
+	GuestReading GuestState = "reading"
+	// GuestOpen means that the guest helper said so.
+	GuestOpen GuestState = "open"
+	// GuestClosed means that the guest helper said so.
+	GuestClosed GuestState = "closed"
+)
+
+// MarshalText writes one of the four words; the zero value is "unknown".
+func (g GuestState) MarshalText() ([]byte, error) {
+	if g == "" {
+		g = GuestUnknown
+	}
+	return []byte(g), nil
+}
+
+// Info is one row of `xenchan list`. The JSON keys and their order are a
+// contract with scripts. A nil pointer is null: the counters where no daemon
+// answers, Port and RingRef while the guest has not published them.
+type Info struct {
+	// DomID, Domain and UUID name the guest. Domain and UUID are empty when
+	// xenstore has none.
+	DomID  uint16 `json:"domid"`
+	Domain string `json:"domain"`
+	UUID   string `json:"uuid"`
+	// DevID is the number of the console device, from 1.
+	DevID int `json:"devid"`
+	// Name, Connection and Path are what the toolstack wrote to /libxl; Path is
+	// empty for a pty.
+	Name       string     `json:"name"`
+	Connection Connection `json:"connection"`
+	Path       string     `json:"path"`
+	// TTY is the terminal of a pty channel, empty until the backend made it.
+	TTY string `json:"tty"`
+	// State and FrontendState are the xenbus states of the backend and of the
+	// guest (io/xenbus.h), as lower-case words: unknown, initialising,
+	// initwait, initialised, connected, closing, closed, reconfiguring,
+	// reconfigured; "missing" when there is no such node. The guest writes the
+	// second one and can write anything: another value is "unknown".
+	State         string `json:"state"`
+	FrontendState string `json:"frontend_state"`
+	// BackendDomID is the domain that serves the channel.
+	BackendDomID uint16 `json:"backend_domid"`
+	// Port and RingRef are what the guest published: the remote port of the
+	// event channel and the grant reference of the ring page.
+	Port    *uint32 `json:"port"`
+	RingRef *uint32 `json:"ring_ref"`
+	// Guest is what is known of the program in the guest.
+	Guest GuestState `json:"guest"`
+	// Clients is how many programs on the host are connected.
+	Clients *int `json:"clients"`
+	// GuestToHost and HostToGuest count the bytes moved since the channel was
+	// attached, Spooled those that wait for a client, and Dropped those that
+	// were lost to a full spool.
+	GuestToHost *uint64 `json:"guest_to_host_bytes"`
+	HostToGuest *uint64 `json:"host_to_guest_bytes"`
+	Spooled     *uint64 `json:"spooled_bytes"`
+	Dropped     *uint64 `json:"dropped_bytes"`
+
+	// XL is what `xl channel-list` shows in another form; not part of JSON.
+	XL XLColumns `json:"-"`
+}
+
+// XLColumns are the two columns of `xl channel-list` that [Info] cannot express.
+// It also shows -1 for a nil Port or RingRef.
+type XLColumns struct {
+	// State is the number in the frontend's node "state", or -1 without one.
+	State int
+	// TTY is the frontend's node "tty", or "/NO-SUCH-PATH" without one.
+	TTY string
+}
