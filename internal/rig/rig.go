@@ -1,0 +1,236 @@
+// Package rig is real Xen on any Linux machine: it builds a small dom0 and
+// guests from Debian packages, boots Xen under QEMU's software emulation, and
+// runs programs in dom0. Command rigctl is its command line, and as
+//
+//	go test -tags xen -exec 'bin/rigctl test' ./...
+//
+// it makes ordinary Go tests run inside dom0, where package xlguest starts
+// guests for them. One boot serves all test binaries that come within some
+// minutes of each other.
+//
+// All state is in one folder (see [Open]): unpacked packages, images, and run/
+// with the machine that runs: its serial console (console.log), what the
+// emulator said (qemu.log), and share/, which is /rig in dom0. Nothing needs root.
+package rig
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/xenchan/xenchan/internal/sys"
+)
+
+// Options say how a machine is started.
+type Options struct {
+	// OXenstored selects the OCaml xenstored instead of the C one.
+	OXenstored bool `json:"oxenstored"`
+	// Idle is how long a machine without a job stays up; 0 = for ever.
+	Idle time.Duration `json:"-"`
+}
+
+// Rig is a folder with images and at most one running machine. Several processes
+// may use one folder; the methods of one Rig are for one goroutine.
+type Rig struct {
+	dir string
+	key string    // this version of the builder
+	log io.Writer // progress
+}
+
+// machine is what run/machine.json says about a machine that was started.
+type machine struct {
+	PID     int     `json:"pid"`
+	Key     string  `json:"key"` // version of the builder that started it
+	Options Options `json:"options"`
+}
+
+// Open uses the folder .cache/rig of the Go module around the current directory.
+// Progress is told on log.
+func Open(log io.Writer) (*Rig, error) {
+	top, err := moduleRoot()
+	if err != nil {
+		return nil, err
+	}
+	key, err := sourceKey()
+	if err != nil {
+		return nil, err
+	}
+	r := &Rig{dir: filepath.Join(top, ".cache", "rig"), key: key, log: log}
+	return r, os.MkdirAll(r.run("share"), 0o777)
+}
+
+func moduleRoot() (string, error) {
+	start, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for dir := start; ; dir = filepath.Dir(dir) {
+		if exists(filepath.Join(dir, "go.mod")) {
+			return dir, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", fmt.Errorf("no go.mod in %s or above it", start)
+		}
+	}
+}
+
+// run is a path in the folder of the running machine.
+func (r *Rig) run(elem ...string) string {
+	return filepath.Join(append([]string{r.dir, "run"}, elem...)...)
+}
+
+func (r *Rig) logf(format string, args ...any) {
+	fmt.Fprintf(r.log, "rig: "+format+"\n", args...)
+}
+
+// lock keeps other processes from building, starting and stopping.
+func (r *Rig) lock(ctx context.Context) (unlock func(), err error) {
+	for {
+		f, err := sys.LockFile(filepath.Join(r.dir, "lock"))
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("another process builds or boots the rig: %w", ctx.Err())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// Build makes the images unless they are up to date.
+func (r *Rig) Build(ctx context.Context) error {
+	unlock, err := r.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	_, err = r.build(ctx)
+	return err
+}
+
+// Up starts a machine, or keeps the one that runs when it is of this version of
+// the builder and of these options. It returns when dom0 takes jobs.
+func (r *Rig) Up(ctx context.Context, o Options) error {
+	unlock, err := r.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if r.alive() {
+		m, err := r.machine()
+		if err == nil && m.Key == r.key && m.Options.OXenstored == o.OXenstored && exists(r.run("share", "ready")) {
+			return nil
+		}
+		r.logf("the running machine is not the wanted one, stopping it")
+		if err := r.kill(); err != nil {
+			return err
+		}
+	}
+	images, err := r.build(ctx)
+	if err != nil {
+		return err
+	}
+	return r.boot(ctx, images, o)
+}
+
+// Down stops the machine, if there is one. Nothing in it is kept.
+func (r *Rig) Down(ctx context.Context) error {
+	unlock, err := r.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return r.kill()
+}
+
+// alive reports whether a machine runs: the emulator holds a lock from its start
+// to its end, however that comes.
+func (r *Rig) alive() bool {
+	f, err := sys.LockFile(r.run("alive"))
+	if err != nil {
+		return errors.Is(err, syscall.EWOULDBLOCK)
+	}
+	f.Close()
+	return false
+}
+
+func (r *Rig) machine() (machine, error) {
+	var m machine
+	data, err := os.ReadFile(r.run("machine.json"))
+	if err != nil {
+		return m, err
+	}
+	return m, json.Unmarshal(data, &m)
+}
+
+// kill ends the emulator. Caller holds the lock.
+func (r *Rig) kill() error {
+	if !r.alive() {
+		return nil
+	}
+	m, err := r.machine()
+	if err != nil {
+		return fmt.Errorf("a machine runs, but which? %w", err)
+	}
+	p, err := os.FindProcess(m.PID)
+	if err != nil {
+		return err
+	}
+	if err := p.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("stopping the emulator, process %d: %w", m.PID, err)
+	}
+	for range 100 {
+		if !r.alive() {
+			return nil
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return fmt.Errorf("the emulator, process %d, does not end", m.PID)
+}
+
+// Status says in one line whether a machine runs.
+func (r *Rig) Status() string {
+	if !r.alive() {
+		return "down"
+	}
+	m, err := r.machine()
+	if err != nil {
+		return "up: " + err.Error()
+	}
+	return "up: process " + strconv.Itoa(m.PID) + ", xenstored in " + m.Options.language()
+}
+
+func (o Options) language() string {
+	if o.OXenstored {
+		return "OCaml"
+	}
+	return "C"
+}
+
+// ConsoleTail is the end of the serial console's log and of what the emulator
+// said, to explain a failure.
+func (r *Rig) ConsoleTail() string {
+	var b strings.Builder
+	for _, name := range []string{"console.log", "qemu.log"} {
+		data, err := os.ReadFile(r.run(name))
+		if err != nil || len(data) == 0 {
+			continue
+		}
+		const lines = 40
+		all := strings.Split(strings.TrimRight(strings.ReplaceAll(string(data), "\r", ""), "\n"), "\n")
+		fmt.Fprintf(&b, "--- end of %s\n%s\n", r.run(name), strings.Join(all[max(0, len(all)-lines):], "\n"))
+	}
+	return b.String()
+}

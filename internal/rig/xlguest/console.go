@@ -1,0 +1,126 @@
+package xlguest
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/xenchan/xenchan/xen"
+)
+
+// console is a guest's primary console, through the terminal that xenconsoled
+// made for it. The guest's side of the conversation is in the rig's
+// initramfs/guest.sh.
+type console struct {
+	tty  *os.File
+	done chan struct{} // closed when the reader has ended
+
+	asking sync.Mutex // held during exec
+
+	mu      sync.Mutex
+	shown   strings.Builder // guarded by mu
+	changed chan struct{}   // closed and made anew at each change, guarded by mu
+	serial  int             // of the next request, guarded by asking
+}
+
+// openConsole waits for xenconsoled and begins to read; close ends it.
+func openConsole(dom xen.DomID) (*console, error) {
+	node := "/local/domain/" + dom.String() + "/console/tty"
+	var path string
+	for range 100 {
+		out, err := exec.Command("xenstore-read", node).Output()
+		if path = strings.TrimSpace(string(out)); err == nil && path != "" {
+			break
+		}
+		path = ""
+		time.Sleep(100 * time.Millisecond)
+	}
+	if path == "" {
+		return nil, fmt.Errorf("%s stays empty", node)
+	}
+	tty, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	c := &console{tty: tty, done: make(chan struct{}), changed: make(chan struct{})}
+	go c.read()
+	return c, nil
+}
+
+// read ends when the terminal does, or is closed.
+func (c *console) read() {
+	defer close(c.done)
+	buf := make([]byte, 4096)
+	for {
+		n, err := c.tty.Read(buf)
+		c.mu.Lock()
+		c.shown.Write(buf[:n])
+		close(c.changed)
+		c.changed = make(chan struct{})
+		c.mu.Unlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (c *console) close() {
+	c.tty.Close()
+	<-c.done
+}
+
+func (c *console) text() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.shown.String()
+}
+
+// wait looks at all that was shown, each time that there is more, until found
+// says that it is enough.
+func (c *console) wait(ctx context.Context, found func(all string) (string, bool)) (string, error) {
+	for {
+		c.mu.Lock()
+		all, changed := c.shown.String(), c.changed
+		c.mu.Unlock()
+		if s, ok := found(all); ok {
+			return s, nil
+		}
+		select {
+		case <-changed:
+		case <-c.done:
+			return "", fmt.Errorf("the console ended: %w", os.ErrClosed)
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+	}
+}
+
+// exec sends one request and waits for its answer.
+func (c *console) exec(ctx context.Context, script string) (string, int, error) {
+	c.asking.Lock()
+	defer c.asking.Unlock()
+	c.serial++
+	id := fmt.Sprintf("x%d-%d", os.Getpid(), c.serial)
+	request := id + " " + base64.StdEncoding.EncodeToString([]byte(script)) + "\n"
+	if _, err := c.tty.WriteString(request); err != nil {
+		return "", 0, err
+	}
+	answer, err := c.wait(ctx, func(all string) (string, bool) {
+		_, rest, _ := strings.Cut(all, "begin "+id+"\n")
+		answer, end, ok := strings.Cut(rest, "\nend "+id+" ")
+		status, _, ended := strings.Cut(end, "\n")
+		return status + "\n" + answer, ok && ended
+	})
+	if err != nil {
+		return "", 0, fmt.Errorf("guest did not answer: %w", err)
+	}
+	line, output, _ := strings.Cut(answer, "\n")
+	status, err := strconv.Atoi(line)
+	return output, status, err
+}

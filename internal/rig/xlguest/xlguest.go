@@ -1,0 +1,280 @@
+// Package xlguest starts and drives stock Linux guests with xl, for Go tests
+// that run in the rig's dom0 (see package rig): Debian's kernel, a busybox
+// userland, and a conversation over the Xen console.
+package xlguest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/xenchan/xenchan/internal/rig/cpio"
+	"github.com/xenchan/xenchan/xen"
+)
+
+// Files of the rig's dom0 that guests boot from.
+const (
+	kernel     = "/boot/vmlinux"
+	plainImage = "/boot/guest.cpio"
+	agentImage = "/boot/guest-ga.cpio"
+)
+
+// Times under emulation, on a machine that has other work too.
+const (
+	xlLimit   = 60 * time.Second
+	bootLimit = 120 * time.Second
+)
+
+// Config says what a guest is like. The zero value is a PV guest with 128 MiB,
+// one virtual CPU and no device but its console.
+type Config struct {
+	// Name is the domain's; "" takes the test's name.
+	Name string
+	// PVH makes the guest PVH instead of PV.
+	PVH bool
+	// Agent takes the image with qemu-ga and the /dev/xen drivers.
+	Agent bool
+	// MemoryMiB and VCPUs default to 128 and 1.
+	MemoryMiB, VCPUs int
+	// Extra is further lines of the configuration, such as channel = […].
+	Extra string
+	// Files are put into the guest: path there -> file in dom0. A program
+	// named /payload becomes the guest's first process, and then Run and Wait
+	// cannot be used.
+	Files map[string]string
+}
+
+// XL runs xl and returns what it printed on standard output.
+func XL(ctx context.Context, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, xlLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "xl", args...)
+	// xl leaves processes behind that keep its output open.
+	cmd.WaitDelay = time.Second
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil
+	}
+	if err != nil {
+		err = fmt.Errorf("xl %s: %w\n%s", strings.Join(args, " "), err, stderr.String())
+	}
+	return string(out), err
+}
+
+// WriteConfig writes the guest's xl.cfg, and its image if it has files of its
+// own, into a folder of the test, and returns the configuration's path.
+func WriteConfig(t testing.TB, c Config) string {
+	t.Helper()
+	dir := t.TempDir()
+	image := plainImage
+	if c.Agent {
+		image = agentImage
+	}
+	if len(c.Files) > 0 {
+		var err error
+		if image, err = addFiles(image, filepath.Join(dir, "guest.cpio"), c.Files); err != nil {
+			t.Fatalf("guest image: %v", err)
+		}
+	}
+	lines := []string{
+		"name = " + quote(c.name(t)),
+		"memory = " + strconv.Itoa(orDefault(c.MemoryMiB, 128)),
+		"vcpus = " + strconv.Itoa(orDefault(c.VCPUs, 1)),
+		"kernel = " + quote(kernel),
+		"ramdisk = " + quote(image),
+		`extra = "console=hvc0 quiet mitigations=off cryptomgr.notests rodata=off"`,
+	}
+	if c.PVH {
+		// Emulated SVM reports rdtscp wrongly, so Xen must not intercept it.
+		lines = append(lines, `type = "pvh"`, `tsc_mode = "native"`)
+	}
+	lines = append(lines, c.Extra, "")
+	file := filepath.Join(dir, "guest.cfg")
+	if err := os.WriteFile(file, []byte(strings.Join(lines, "\n")), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func (c Config) name(t testing.TB) string {
+	if c.Name != "" {
+		return c.Name
+	}
+	return strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-'
+	}, t.Name())
+}
+
+func quote(s string) string { return `"` + s + `"` }
+
+func orDefault(n, otherwise int) int {
+	if n == 0 {
+		return otherwise
+	}
+	return n
+}
+
+// addFiles writes image and the files as one ramdisk to file.
+func addFiles(image, file string, files map[string]string) (string, error) {
+	base, err := os.ReadFile(image)
+	if err != nil {
+		return "", err
+	}
+	var tree cpio.Tree
+	for name, from := range files {
+		tree.Copy(name, from)
+	}
+	out, err := os.Create(file)
+	if err != nil {
+		return "", err
+	}
+	defer out.Close()
+	if _, err := out.Write(base); err != nil {
+		return "", err
+	}
+	if _, err := tree.WriteTo(out); err != nil {
+		return "", err
+	}
+	return file, out.Close()
+}
+
+// Guest is a domain that xl made.
+type Guest struct {
+	t    testing.TB
+	name string
+	con  *console
+}
+
+// Start creates a guest and waits for its userspace. At the end of the test the
+// guest is destroyed, and its console is shown if the test failed.
+func Start(t testing.TB, c Config) *Guest {
+	t.Helper()
+	g := Create(t, c)
+	g.Wait("GUEST UP", bootLimit)
+	return g
+}
+
+// Create is Start without the waiting; xl create is given args too.
+func Create(t testing.TB, c Config, args ...string) *Guest {
+	t.Helper()
+	file := WriteConfig(t, c)
+	g := &Guest{t: t, name: c.name(t)}
+	t.Cleanup(g.end)
+	if _, err := XL(t.Context(), append([]string{"create", "-q", file}, args...)...); err != nil {
+		t.Fatal(err)
+	}
+	g.Attach()
+	return g
+}
+
+// Adopt takes a domain that something else made, such as xl restore, and
+// destroys it at the end of the test. A running guest has to be asked for
+// something (Run) before it shows anything.
+func Adopt(t testing.TB, name string) *Guest {
+	t.Helper()
+	g := &Guest{t: t, name: name}
+	t.Cleanup(g.end)
+	g.Attach()
+	return g
+}
+
+// Attach opens the console again, as is needed when the domain has a new number
+// (after a reboot, say).
+func (g *Guest) Attach() {
+	g.t.Helper()
+	if g.con != nil {
+		g.con.close()
+	}
+	con, err := openConsole(g.DomID())
+	if err != nil {
+		g.t.Fatalf("console of %s: %v", g.name, err)
+	}
+	g.con = con
+}
+
+// end is what remains to be done when the test is over.
+func (g *Guest) end() {
+	ctx := context.Background() // the test's own is done
+	if _, err := XL(ctx, "domid", g.name); err == nil {
+		if _, err := XL(ctx, "destroy", g.name); err != nil {
+			g.t.Errorf("at the end of the test: %v", err)
+		}
+	}
+	if g.con == nil {
+		return
+	}
+	g.con.close()
+	if g.t.Failed() {
+		g.t.Logf("console of %s:\n%s", g.name, g.con.text())
+	}
+}
+
+// Name is the domain's name.
+func (g *Guest) Name() string { return g.name }
+
+// DomID asks xl for the domain's number.
+func (g *Guest) DomID() xen.DomID {
+	g.t.Helper()
+	out, err := XL(g.t.Context(), "domid", g.name)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	id, err := xen.ParseDomID(strings.TrimSpace(out))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return id
+}
+
+// Destroy destroys the domain as xl destroy does: at once.
+func (g *Guest) Destroy() {
+	g.t.Helper()
+	if _, err := XL(g.t.Context(), "destroy", g.name); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// Console is what the guest's console has shown so far.
+func (g *Guest) Console() string { return g.con.text() }
+
+// Wait waits until the console has shown text, and fails the test otherwise.
+func (g *Guest) Wait(text string, limit time.Duration) {
+	g.t.Helper()
+	ctx, cancel := context.WithTimeout(g.t.Context(), limit)
+	defer cancel()
+	_, err := g.con.wait(ctx, func(all string) (string, bool) { return "", strings.Contains(all, text) })
+	if err != nil {
+		g.t.Fatalf("guest %s did not show %q: %v", g.name, text, err)
+	}
+}
+
+// Exec runs a shell script in the guest, and returns what it printed and its exit
+// status. Scripts run one after the other; one that goes on in the background
+// must not keep the console.
+func (g *Guest) Exec(ctx context.Context, script string) (output string, status int, err error) {
+	return g.con.exec(ctx, script)
+}
+
+// Run is Exec for a script that must succeed within a minute.
+func (g *Guest) Run(script string) string {
+	g.t.Helper()
+	ctx, cancel := context.WithTimeout(g.t.Context(), time.Minute)
+	defer cancel()
+	out, status, err := g.Exec(ctx, script)
+	if err != nil || status != 0 {
+		g.t.Fatalf("guest %s: %s\nstatus %d, error %v, output:\n%s", g.name, script, status, err, out)
+	}
+	return out
+}
