@@ -26,7 +26,8 @@ func (g GuestState) MarshalText() ([]byte, error) {
 
 // Info is one row of `xenchan list`. The JSON keys and their order are a
 // contract with scripts. A nil pointer is null: the counters where no daemon
-// answers, Port and RingRef while the guest has not published them.
+// answers, a state without a node, Port and RingRef while the guest has not
+// published them.
 type Info struct {
 	// DomID, Domain and UUID name the guest. Domain and UUID are empty when
 	// xenstore has none.
@@ -43,12 +44,10 @@ type Info struct {
 	// TTY is the terminal of a pty channel, empty until the backend made it.
 	TTY string `json:"tty"`
 	// State and FrontendState are the xenbus states of the backend and of the
-	// guest (io/xenbus.h), as lower-case words: unknown, initialising,
-	// initwait, initialised, connected, closing, closed, reconfiguring,
-	// reconfigured; "missing" when there is no such node. The guest writes the
-	// second one and can write anything: another value is "unknown".
-	State         string `json:"state"`
-	FrontendState string `json:"frontend_state"`
+	// guest as numbers (io/xenbus.h, enum xenbus_state; 4 is connected). The
+	// guest writes the second one and can write anything: what is no state is 0.
+	State         *int `json:"state"`
+	FrontendState *int `json:"frontend_state"`
 	// BackendDomID is the domain that serves the channel.
 	BackendDomID uint16 `json:"backend_domid"`
 	// Port and RingRef are what the guest published: the remote port of the
@@ -66,16 +65,4 @@ type Info struct {
 	HostToGuest *uint64 `json:"host_to_guest_bytes"`
 	Spooled     *uint64 `json:"spooled_bytes"`
 	Dropped     *uint64 `json:"dropped_bytes"`
-
-	// XL is what `xl channel-list` shows in another form; not part of JSON.
-	XL XLColumns `json:"-"`
-}
-
-// XLColumns are the two columns of `xl channel-list` that [Info] cannot express.
-// It also shows -1 for a nil Port or RingRef.
-type XLColumns struct {
-	// State is the number in the frontend's node "state", or -1 without one.
-	State int
-	// TTY is the frontend's node "tty", or "/NO-SUCH-PATH" without one.
-	TTY string
 }

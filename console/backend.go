@@ -85,7 +85,10 @@ func (b *Backend) Run(ctx context.Context) error {
 			failed = b.conn.Failed()
 		}
 		select {
-		case <-watch.C():
+		case _, ok := <-watch.C():
+			if !ok {
+				return watch.Err()
+			}
 			watch.Take()
 		case <-b.look:
 		case <-failed:
@@ -130,23 +133,23 @@ func (b *Backend) step(ctx context.Context) (gone bool, err error) {
 func (b *Backend) see(ctx context.Context) (view xenbus.BackendView, now offer, err error) {
 	err = b.Store.Tx(ctx, func(tx *xenstore.Tx) error {
 		view, now = xenbus.BackendView{Attached: b.conn != nil}, offer{}
-		r := nodes{ctx: ctx, r: tx}
-		view.Exists = r.get(b.Path+"/frontend") == b.Frontend
-		view.Online = r.get(b.Path+"/online") == "1"
-		view.State = xenbus.ParseState(r.get(b.Path + "/state"))
+		r := xenstore.NewValues(ctx, tx)
+		view.Exists = r.Get(b.Path+"/frontend") == b.Frontend
+		view.Online = r.Get(b.Path+"/online") == "1"
+		view.State = xenbus.ParseState(r.Get(b.Path + "/state"))
 		f := &view.Frontend
-		ref, port := r.get(b.Frontend+"/ring-ref"), r.get(b.Frontend+"/port")
-		state, exists := r.lookup(b.Frontend + "/state")
+		ref, port := r.Get(b.Frontend+"/ring-ref"), r.Get(b.Frontend+"/port")
+		state, exists := r.Lookup(b.Frontend + "/state")
 		f.State = xenbus.ParseState(state)
 		if !exists { // a directory without a state is a frontend in an unknown state
-			_, exists = r.lookup(b.Frontend)
+			_, exists = r.Lookup(b.Frontend)
 		}
 		f.Exists = exists
 		var refErr, portErr error
 		now.ref, refErr = xen.ParseGrantRef(ref)
 		now.port, portErr = xen.ParsePort(port)
 		f.Usable = refErr == nil && portErr == nil
-		return r.err
+		return r.Err()
 	})
 	if err != nil {
 		return view, now, fmt.Errorf("look at %s: %w", b.Path, err)
@@ -228,29 +231,4 @@ func (b *Backend) publish(ctx context.Context, s xenbus.State) error {
 		return nil
 	}
 	return err
-}
-
-// nodes reads node after node and keeps the first error; an absent or
-// unreadable node is an empty string.
-type nodes struct {
-	ctx context.Context
-	r   xenstore.Reader
-	err error
-}
-
-func (n *nodes) lookup(path string) (string, bool) {
-	if n.err != nil {
-		return "", false
-	}
-	v, err := n.r.Read(n.ctx, path)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		return "", false
-	}
-	n.err = err
-	return v, err == nil
-}
-
-func (n *nodes) get(path string) string {
-	v, _ := n.lookup(path)
-	return v
 }

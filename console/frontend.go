@@ -37,10 +37,10 @@ func (f *Frontend) Run(ctx context.Context) error {
 		return err
 	}
 	defer own.Close()
-	r := nodes{ctx: ctx, r: f.Store}
-	backend := r.get(f.Path + "/backend")
-	if r.err != nil || backend == "" {
-		return errors.Join(r.err, fmt.Errorf("%s/backend: no backend named", f.Path))
+	r := xenstore.NewValues(ctx, f.Store)
+	backend := r.Get(f.Path + "/backend")
+	if r.Err() != nil || backend == "" {
+		return errors.Join(r.Err(), fmt.Errorf("%s/backend: no backend named", f.Path))
 	}
 	other, err := f.Store.Watch(ctx, backend+"/state")
 	if err != nil {
@@ -53,9 +53,15 @@ func (f *Frontend) Run(ctx context.Context) error {
 			return err
 		}
 		select {
-		case <-own.C():
+		case _, ok := <-own.C():
+			if !ok {
+				return own.Err()
+			}
 			own.Take()
-		case <-other.C():
+		case _, ok := <-other.C():
+			if !ok {
+				return other.Err()
+			}
 			other.Take()
 		case <-ctx.Done():
 			return ctx.Err()
@@ -64,16 +70,16 @@ func (f *Frontend) Run(ctx context.Context) error {
 }
 
 func (f *Frontend) step(ctx context.Context, backend string) (gone bool, err error) {
-	r := nodes{ctx: ctx, r: f.Store}
-	state, exists := r.lookup(f.Path + "/state")
+	r := xenstore.NewValues(ctx, f.Store)
+	state, exists := r.Lookup(f.Path + "/state")
 	view := xenbus.FrontendView{
 		Exists:   exists,
 		State:    xenbus.ParseState(state),
-		Backend:  xenbus.ParseState(r.get(backend + "/state")),
+		Backend:  xenbus.ParseState(r.Get(backend + "/state")),
 		Attached: f.conn != nil,
 	}
-	if r.err != nil {
-		return false, r.err
+	if r.Err() != nil {
+		return false, r.Err()
 	}
 	step := xenbus.Frontend(view)
 	switch step.Do {

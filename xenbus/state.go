@@ -39,7 +39,7 @@ const (
 )
 
 var stateNames = [...]string{
-	"unknown", "initialising", "init-wait", "initialised", "connected",
+	"unknown", "initialising", "initwait", "initialised", "connected",
 	"closing", "closed", "reconfiguring", "reconfigured",
 }
 

@@ -1,0 +1,219 @@
+package toolstack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"github.com/xenchan/xenchan/channel"
+	"github.com/xenchan/xenchan/xen"
+	"github.com/xenchan/xenchan/xenbus"
+	"github.com/xenchan/xenchan/xenstore"
+	"github.com/xenchan/xenchan/xenstore/wire"
+)
+
+// limit is what libxl writes as the frontend's "limit", in bytes. Backends other
+// than ours take it for the size of their buffer.
+const limit = "1048576"
+
+// Attach gives a domain one more channel, running or not. Either all nodes are
+// written or, when there is an error, none. The spec's Path is filled in.
+func (t *Toolstack) Attach(ctx context.Context, d Domain, spec channel.Spec) (Channel, error) {
+	backend, err := t.prepare(ctx, d, &spec)
+	if err != nil {
+		return Channel{}, err
+	}
+	var devid int
+	err = t.Store.Tx(ctx, func(tx *xenstore.Tx) error {
+		if devid, err = freeDevid(ctx, tx, d, spec); err != nil {
+			return err
+		}
+		p := devicePaths(d.ID, backend, devid)
+		w := writer{ctx: ctx, tx: tx}
+		w.device(p, d.ID, backend, devid, spec)
+		return w.err
+	})
+	if err != nil {
+		return Channel{}, fmt.Errorf("attach %s to %v: %w", spec.Name, d, err)
+	}
+	return t.Find(ctx, d, spec.Name)
+}
+
+// prepare checks what does not need the transaction, and fills in the path.
+func (t *Toolstack) prepare(ctx context.Context, d Domain, spec *channel.Spec) (xen.DomID, error) {
+	if err := spec.Validate(); err != nil {
+		return 0, err
+	}
+	if d.ID == 0 {
+		return 0, errors.New("the control domain has no channels of its own: name a guest")
+	}
+	backend := xen.DomID(0)
+	if spec.Backend != "" {
+		b, err := t.Resolve(ctx, spec.Backend)
+		if err != nil {
+			return 0, fmt.Errorf("backend: %w", err)
+		}
+		backend = b.ID
+	}
+	if spec.Connection == channel.PTY {
+		spec.Path = ""
+		return backend, nil
+	}
+	if spec.Path == "" {
+		name := d.Name
+		if name == "" {
+			name = d.ID.String()
+		}
+		var err error
+		if spec.Path, err = channel.DefaultPath(t.RunDir, name, spec.Name); err != nil {
+			return 0, err
+		}
+		return backend, nil
+	}
+	if backend != 0 {
+		return backend, nil // the path is on another domain's disk
+	}
+	return backend, checkPlace(spec.Path)
+}
+
+// checkPlace says early what the daemon would only be able to log: that there
+// can be no socket at path.
+func checkPlace(path string) error {
+	if info, err := os.Lstat(path); err == nil && info.Mode().Type() != fs.ModeSocket {
+		return fmt.Errorf("path %s exists and is not a socket: move it away or choose another path", path)
+	}
+	info, err := os.Stat(filepath.Dir(path))
+	if err != nil {
+		return fmt.Errorf("path %s: there is no directory %s: make it, or leave path out for a place of our own", path, filepath.Dir(path))
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("path %s: %s is not a directory", path, filepath.Dir(path))
+	}
+	return nil
+}
+
+// freeDevid is the lowest free devid from 1, which keeps console N on the
+// guest's hvcN for as long as nothing is unplugged.
+func freeDevid(ctx context.Context, tx *xenstore.Tx, d Domain, spec channel.Spec) (int, error) {
+	alive, err := tx.Exists(ctx, "/local/domain/"+d.ID.String())
+	if err != nil {
+		return 0, err
+	}
+	if !alive {
+		return 0, ErrNoDomain
+	}
+	ids, err := devids(ctx, tx, d.ID)
+	if err != nil {
+		return 0, err
+	}
+	count := 0
+	for _, id := range ids {
+		c, ok, err := readChannel(ctx, tx, d, id)
+		if err != nil {
+			return 0, err
+		}
+		if ok && c.Name == spec.Name {
+			return 0, fmt.Errorf("the domain already has a channel of this name (devid %d)", id)
+		}
+		if id > 0 {
+			count++
+		}
+	}
+	if count >= channel.MaxChannels {
+		return 0, fmt.Errorf("the domain already has %d consoles beside its primary one; a Linux guest has terminals (hvc1 to hvc%d) for no more: detach one first",
+			count, channel.MaxChannels)
+	}
+	for id := 1; ; id++ {
+		if !slices.Contains(ids, id) {
+			return id, nil
+		}
+	}
+}
+
+// writer writes node after node and keeps the first error.
+type writer struct {
+	ctx context.Context
+	tx  *xenstore.Tx
+	err error
+}
+
+func (w *writer) do(f func() error) {
+	if w.err == nil {
+		w.err = f()
+	}
+}
+
+func (w *writer) set(dir string, perms wire.Perms, pairs ...string) {
+	for i := 0; i < len(pairs); i += 2 {
+		path := dir + "/" + pairs[i]
+		w.do(func() error { return w.tx.Write(w.ctx, path, pairs[i+1]) })
+		if perms != nil {
+			w.do(func() error { return w.tx.SetPerms(w.ctx, path, perms) })
+		}
+	}
+}
+
+func (w *writer) dir(path string, perms wire.Perms) {
+	w.do(func() error { return w.tx.Remove(w.ctx, path) })
+	w.do(func() error { return w.tx.Mkdir(w.ctx, path) })
+	if perms != nil {
+		w.do(func() error { return w.tx.SetPerms(w.ctx, path, perms) })
+	}
+}
+
+// device writes all nodes of a channel, in libxl's order. The guest owns the
+// frontend's directory but not what names and describes the channel in it
+// (XSA-57), and cannot read /libxl (XSA-175, XSA-178).
+func (w *writer) device(p paths, dom, backend xen.DomID, devid int, spec channel.Spec) {
+	guestOwned := wire.Perms{{Access: wire.AccessNone, DomID: uint16(dom)}, {Access: wire.AccessRead, DomID: uint16(backend)}}
+	hostOwned := wire.Perms{{Access: wire.AccessNone, DomID: uint16(backend)}, {Access: wire.AccessRead, DomID: uint16(dom)}}
+	initial := xenbus.Initialising.Decimal()
+
+	output := "pty"
+	if spec.Connection == channel.Socket {
+		output = "chardev:libxl-channel" + strconv.Itoa(devid)
+	}
+	described := []string{
+		"frontend-id", dom.String(), "online", "1", "state", initial,
+		"protocol", "vt100", "name", spec.Name, "connection", string(spec.Connection),
+	}
+	if spec.Connection == channel.Socket {
+		described = append(described, "path", spec.Path)
+	}
+	described = append(described, ours(spec)...)
+
+	w.dir(p.libxl, nil)
+	w.set(p.libxl, nil, "frontend", p.frontend, "backend", p.backend)
+	w.dir(p.frontend, guestOwned)
+	w.set(p.frontend, nil, "backend", p.backend, "backend-id", backend.String(), "protocol", "vt100")
+	w.set(p.frontend, hostOwned, "name", spec.Name, "limit", limit, "type", Type, "output", output, "tty", "")
+	w.dir(p.backend, hostOwned)
+	w.set(p.backend, nil, "frontend", p.frontend)
+	w.set(p.backend, nil, described...)
+	w.set(p.libxl, nil, described...)
+	w.set(p.frontend, nil, "state", initial)
+}
+
+// WaitConnected waits until both halves of a channel are connected. It fails
+// when the guest closes its half, when the channel goes, and with the context.
+func (t *Toolstack) WaitConnected(ctx context.Context, c Channel) error {
+	return t.Store.WaitUntil(ctx, func(r xenstore.Reader) (bool, error) {
+		n := xenstore.NewValues(ctx, r)
+		back := xenbus.ParseState(n.Get(c.Backend + "/state"))
+		front := xenbus.ParseState(n.Get(c.Frontend + "/state"))
+		switch {
+		case n.Err() != nil:
+			return false, n.Err()
+		case n.Get(c.Backend+"/frontend") == "":
+			return false, fmt.Errorf("%w: %s was detached", ErrNoChannel, c.Name)
+		case front == xenbus.Closed && back != xenbus.Initialising && back != xenbus.InitWait:
+			return false, fmt.Errorf("the guest has refused %s", c.Name)
+		}
+		return back == xenbus.Connected && front == xenbus.Connected, nil
+	})
+}

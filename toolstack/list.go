@@ -1,0 +1,144 @@
+package toolstack
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/xenchan/xenchan/channel"
+	"github.com/xenchan/xenchan/xen"
+	"github.com/xenchan/xenchan/xenbus"
+	"github.com/xenchan/xenchan/xenstore"
+)
+
+// Channel is one channel as xenstore has it: what [channel.Info] says, and where
+// its nodes are.
+type Channel struct {
+	channel.Info
+	// Type is the frontend's node "type": [Type] for ours, "ioemu" for one that
+	// xl made and QEMU serves, empty when the guest has deleted its nodes.
+	Type              string
+	Frontend, Backend string // directories
+	// NoTTY says that the frontend has no node "tty" at all.
+	NoTTY bool
+}
+
+// Channels lists a domain's channels in the order of their devids. What names a
+// channel and where its ends are comes from the nodes that only the toolstack
+// can write; states, port and ring reference are the guest's word.
+func (t *Toolstack) Channels(ctx context.Context, d Domain) ([]Channel, error) {
+	var out []Channel
+	err := t.Store.Tx(ctx, func(tx *xenstore.Tx) error {
+		out = nil
+		ids, err := devids(ctx, tx, d.ID)
+		if err != nil {
+			return err
+		}
+		for _, id := range ids {
+			c, ok, err := readChannel(ctx, tx, d, id)
+			if err != nil {
+				return err
+			}
+			if ok {
+				out = append(out, c)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the channels of %v: %w", d, err)
+	}
+	return out, nil
+}
+
+// Find is the channel of a domain with a name.
+func (t *Toolstack) Find(ctx context.Context, d Domain, name string) (Channel, error) {
+	all, err := t.Channels(ctx, d)
+	if err != nil {
+		return Channel{}, err
+	}
+	var names []string
+	for _, c := range all {
+		if c.Name == name {
+			return c, nil
+		}
+		names = append(names, c.Name)
+	}
+	switch near := channel.Nearest(name, names); {
+	case near != "":
+		return Channel{}, fmt.Errorf("%w: %v has no %q (did you mean %s?)", ErrNoChannel, d, name, near)
+	case len(names) == 0:
+		return Channel{}, fmt.Errorf("%w: %v has no channels", ErrNoChannel, d)
+	default:
+		return Channel{}, fmt.Errorf("%w: %v has no %q, but %s", ErrNoChannel, d, name, strings.Join(names, ", "))
+	}
+}
+
+// devids are the console devices of a domain, in order.
+func devids(ctx context.Context, r xenstore.Reader, dom xen.DomID) ([]int, error) {
+	v := xenstore.NewValues(ctx, r)
+	var ids []int
+	for _, n := range v.List(fmt.Sprintf("/libxl/%v/device/console", dom)) {
+		if id, err := strconv.Atoi(n); err == nil && id >= 0 {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids, v.Err()
+}
+
+// readChannel reads one device; one without a name is no channel but a primary
+// or an extra console.
+func readChannel(ctx context.Context, r xenstore.Reader, d Domain, devid int) (Channel, bool, error) {
+	n := xenstore.NewValues(ctx, r)
+	libxl := devicePaths(d.ID, 0, devid).libxl
+	name := n.Get(libxl + "/name")
+	if n.Err() != nil || name == "" {
+		return Channel{}, false, n.Err()
+	}
+	c := Channel{Frontend: n.Get(libxl + "/frontend"), Backend: n.Get(libxl + "/backend")}
+	c.Info = channel.Info{
+		DomID: uint16(d.ID), Domain: d.Name, UUID: d.UUID, DevID: devid,
+		Name:       name,
+		Connection: channel.Connection(n.Get(libxl + "/connection")),
+		Path:       n.Get(libxl + "/path"),
+		State:      state(n, c.Backend+"/state"),
+		Guest:      channel.GuestUnknown,
+	}
+	c.BackendDomID = uint16(backendOf(c.Backend))
+	if c.Frontend == "" {
+		return c, true, n.Err()
+	}
+	c.FrontendState = state(n, c.Frontend+"/state")
+	c.Type = n.Get(c.Frontend + "/type")
+	var ok bool
+	c.TTY, ok = n.Lookup(c.Frontend + "/tty")
+	c.NoTTY = !ok
+	if port, err := xen.ParsePort(n.Get(c.Frontend + "/port")); err == nil {
+		c.Port = (*uint32)(&port)
+	}
+	if ref, err := xen.ParseGrantRef(n.Get(c.Frontend + "/ring-ref")); err == nil {
+		c.RingRef = (*uint32)(&ref)
+	}
+	return c, true, n.Err()
+}
+
+// backendOf is the domain in a backend's path, /local/domain/BACKEND/backend/….
+func backendOf(path string) xen.DomID {
+	rest, _ := strings.CutPrefix(path, "/local/domain/")
+	id, _, _ := strings.Cut(rest, "/")
+	dom, _ := xen.ParseDomID(id)
+	return dom
+}
+
+// state is a state node, nil when there is none.
+func state(v *xenstore.Values, path string) *int {
+	text, ok := v.Lookup(path)
+	if !ok {
+		return nil
+	}
+	s := int(xenbus.ParseState(text))
+	return &s
+}

@@ -1,0 +1,58 @@
+package xenstore
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+)
+
+// Values reads node after node and keeps the first failure, so that code which
+// needs many nodes can look at the error once. A node that is absent, or that
+// this domain may not read, is no failure.
+type Values struct {
+	ctx context.Context
+	r   Reader
+	err error
+}
+
+// NewValues reads through r, a Store, a transaction or what WaitUntil gives.
+func NewValues(ctx context.Context, r Reader) *Values { return &Values{ctx: ctx, r: r} }
+
+// Lookup is the value of a node, and whether there is such a node. After a
+// failure it is always "" and false.
+func (v *Values) Lookup(path string) (string, bool) {
+	if v.err != nil {
+		return "", false
+	}
+	value, err := v.r.Read(v.ctx, path)
+	if err != nil {
+		v.keep(err)
+		return "", false
+	}
+	return value, true
+}
+
+// Get is the value of a node, empty when there is no such node.
+func (v *Values) Get(path string) string {
+	value, _ := v.Lookup(path)
+	return value
+}
+
+// List is the names of a node's children; an absent node has none.
+func (v *Values) List(path string) []string {
+	if v.err != nil {
+		return nil
+	}
+	names, err := v.r.List(v.ctx, path)
+	v.keep(err)
+	return names
+}
+
+func (v *Values) keep(err error) {
+	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
+		v.err = err
+	}
+}
+
+// Err is the first failure.
+func (v *Values) Err() error { return v.err }
