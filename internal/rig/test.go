@@ -81,11 +81,11 @@ func (t Test) script(name string, limit time.Duration) string {
 		words = append(words, Quote(a))
 	}
 	const lines = 25
-	return fmt.Sprintf(`: >/tmp/started.$$
+	return fmt.Sprintf(`: >.started
 timeout -s QUIT -k 10 %d %s
 rc=$?
 [ $rc = 0 ] && exit 0
-for log in $(find /var/log/xen/console -name 'guest-*.log' -newer /tmp/started.$$); do
+for log in $(find /var/log/xen/console -name 'guest-*.log' -newer .started); do
 	echo "--- end of $log" >&2
 	tail -n %d "$log" >&2
 done
