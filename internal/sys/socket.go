@@ -1,9 +1,11 @@
 package sys
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -141,4 +143,35 @@ func parseRights(oob []byte) ([]*Handle, error) {
 		}
 	}
 	return hs, nil
+}
+
+// ListenUnix listens on a unix socket of the network "unix" or "unixpacket"
+// whose file has the given mode from its first moment, whatever the umask
+// allows besides. Closing the listener removes the file.
+func ListenUnix(ctx context.Context, network, path string, mode os.FileMode) (*net.UnixListener, error) {
+	// bind(2) gives the file the mode of the socket's own inode, less the umask.
+	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		var modeErr error
+		if err := raw.Control(func(fd uintptr) {
+			modeErr = os.NewSyscallError("fchmod", unix.Fchmod(int(fd), uint32(mode.Perm())))
+		}); err != nil {
+			return err
+		}
+		return modeErr
+	}}
+	l, err := lc.Listen(ctx, network, path)
+	if err != nil {
+		return nil, err
+	}
+	u, ok := l.(*net.UnixListener)
+	if ok {
+		err = os.Chmod(path, mode.Perm()) // what the umask took away
+	} else {
+		err = fmt.Errorf("%s is no unix network: %w", network, unix.EINVAL)
+	}
+	if err != nil {
+		_ = l.Close()
+		return nil, err
+	}
+	return u, nil
 }
