@@ -1,0 +1,191 @@
+package storetest
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/xenchan/xenchan/xenstore/wire"
+)
+
+// cCases hold for C xenstored alone.
+var cCases = map[string]func(*testing.T, suite){
+	"conflicts": func(t *testing.T, s suite) {
+		for _, x := range cConflicts {
+			t.Run(x.name, func(t *testing.T) { checkConflict(t, s, x.inside, x.outside, x.again) })
+		}
+	},
+	"a node is seen as at the first touch": func(t *testing.T, s suite) {
+		c, dir := s.dir(t)
+		c.ok(wire.Write, dir+"/x\x00one")
+		tx := c.start()
+		c.ok(wire.Write, dir+"/x\x00two")
+		c.wantTx(tx, "two", wire.Read, dir+"/x\x00")
+		c.okTx(tx, wire.TransactionEnd, "T\x00")
+	},
+	"directories are in order of creation": func(t *testing.T, s suite) {
+		c, dir := s.dir(t)
+		for _, name := range []string{"b", "10", "a", "2"} {
+			c.ok(wire.Mkdir, dir+"/"+name+"\x00")
+		}
+		c.want("b\x0010\x00a\x002\x00", wire.Directory, dir+"\x00")
+		c.ok(wire.Rm, dir+"/10\x00")
+		c.ok(wire.Mkdir, dir+"/10\x00")
+		c.want("b\x00a\x002\x0010\x00", wire.Directory, dir+"\x00")
+	},
+	"rm below what does not exist": func(t *testing.T, s suite) {
+		c, dir := s.dir(t)
+		c.want(fails("ENOENT"), wire.Rm, dir+"/none/none\x00")
+		c.want(fails("ENOENT"), wire.Rm, dir+"/none/none/none\x00")
+	},
+	"order of events": func(t *testing.T, s suite) {
+		c, dir := s.dir(t)
+		c.ok(wire.Write, dir+"/a/b/c\x00v")
+		c.ok(wire.Watch, dir+"\x00top\x00")
+		c.ok(wire.Watch, dir+"/a\x00mid\x00")
+		c.ok(wire.Watch, dir+"/a/b/c\x00low\x00")
+		c.sync()
+		c.ok(wire.Rm, dir+"/a\x00") // what is below goes first
+		if last := c.arrived[len(c.arrived)-1]; last != "reply" || len(c.arrived) != 4 {
+			t.Errorf("order %q, want three events and then the reply", c.arrived)
+		}
+		c.wantEvents(dir+"/a/b/c=low", dir+"/a=top", dir+"/a=mid")
+		tx := c.start()
+		c.okTx(tx, wire.Write, dir+"/2\x00v")
+		c.okTx(tx, wire.Write, dir+"/1\x00v")
+		c.okTx(tx, wire.Write, dir+"/2\x00w")
+		c.okTx(tx, wire.Write, dir+"/3\x00v")
+		c.okTx(tx, wire.Rm, dir+"/3\x00")
+		c.okTx(tx, wire.TransactionEnd, "T\x00")
+		c.wantEvents(dir+"/2=top", dir+"/1=top")
+		c.ok(wire.Rm, dir+"/none\x00")
+		c.ok(wire.Mkdir, dir+"/1\x00")
+		c.wantEvents()
+	},
+	"large directories come in parts": func(t *testing.T, s suite) {
+		c, dir := s.dir(t)
+		var want strings.Builder
+		for i := range 600 {
+			fmt.Fprintf(&want, "name%d\x00", i)
+			c.ok(wire.Mkdir, fmt.Sprintf("%s/name%d\x00", dir, i))
+		}
+		c.want(fails("E2BIG"), wire.Directory, dir+"\x00")
+		var got, generation string
+		for !strings.HasSuffix(got, "\x00\x00") {
+			reply := c.do(wire.DirectoryPart, 0, fmt.Sprintf("%s\x00%d\x00", dir, len(got)))
+			gen, names, found := strings.Cut(reply, "\x00")
+			if !found || len(reply) > wire.MaxPayload || names == "" || got != "" && gen != generation {
+				t.Fatalf("at %d: %s", len(got), abbreviate(reply))
+			}
+			if got == "" && len(reply) < wire.MaxPayload-len("name600\x00") {
+				t.Errorf("the first part has only %d bytes", len(reply))
+			}
+			got, generation = got+names, gen
+		}
+		if got != want.String()+"\x00" {
+			t.Errorf("the parts make %s", abbreviate(got))
+		}
+		c.ok(wire.Mkdir, dir+"/more\x00")
+		if reply := c.do(wire.DirectoryPart, 0, dir+"\x000\x00"); strings.HasPrefix(reply, generation+"\x00") {
+			t.Errorf("the generation %s outlives a change", generation)
+		}
+	},
+	"parts of small directories": func(t *testing.T, s suite) {
+		c, dir := s.dir(t)
+		c.ok(wire.Mkdir, dir+"/one\x00")
+		c.ok(wire.Mkdir, dir+"/two\x00")
+		part := func(offset string) string {
+			_, names, _ := strings.Cut(c.do(wire.DirectoryPart, 0, dir+"\x00"+offset+"\x00"), "\x00")
+			return names
+		}
+		for offset, want := range map[string]string{"0": "one\x00two\x00\x00", "4": "two\x00\x00", "2": "e\x00two\x00\x00", "8": "\x00", "100": "\x00"} {
+			if got := part(offset); got != want {
+				t.Errorf("part at %s is %q, want %q", offset, got, want)
+			}
+		}
+		c.want(fails("ENOENT"), wire.DirectoryPart, dir+"/none\x000\x00")
+		c.want(fails("EINVAL"), wire.DirectoryPart, dir+"\x00")
+		c.want(fails("EINVAL"), wire.DirectoryPart, dir+"\x000")
+	},
+	"unknown types": func(t *testing.T, s suite) {
+		c := s.open(t)
+		for _, typ := range []wire.Type{20, 99, 0xffff, 0xffffffff, wire.WatchEvent} {
+			c.want(fails("ENOSYS"), typ, "x\x00")
+			c.wantTx(999999, fails("ENOSYS"), typ, "")
+		}
+		c.want("T\x00", wire.IsDomainIntroduced, "0\x00")
+	},
+	"the transaction is looked up before the payload": func(t *testing.T, s suite) {
+		c := s.open(t)
+		for _, typ := range []wire.Type{wire.Read, wire.Write, wire.SetPerms, wire.TransactionStart, wire.GetDomainPath,
+			wire.ResetWatches, wire.IsDomainIntroduced, wire.Control, wire.DirectoryPart, wire.Introduce} {
+			c.wantTx(999999, fails("ENOENT"), typ, "")
+		}
+	},
+	"an oversized message ends the connection": func(t *testing.T, s suite) {
+		c := s.open(t)
+		c.send(wire.Read, 0, strings.Repeat("x", wire.MaxPayload+1))
+		if m, ok := c.receive(); ok {
+			t.Errorf("got a reply of type %v, want the end of the connection", m.Type)
+		}
+		s.open(t).want("T\x00", wire.IsDomainIntroduced, "0\x00")
+	},
+	"the longest path": func(t *testing.T, s suite) {
+		c, dir := s.dir(t)
+		longest := dir + "/" + strings.Repeat("n", 2048-len(dir)-1)
+		c.ok(wire.Mkdir, longest+"\x00")
+		c.want("", wire.Read, longest+"\x00")
+		c.want(fails("EINVAL"), wire.Mkdir, longest+"n\x00")
+		home := "/local/domain/12345/"
+		c.want(fails("ENOENT"), wire.Read, home+strings.Repeat("n", 2048)+"\x00")
+		c.want(fails("EINVAL"), wire.Read, home+strings.Repeat("n", 2049)+"\x00")
+		c.want(fails("ENOENT"), wire.Read, strings.Repeat("n", wire.MaxRelPath)+"\x00")
+	},
+	"control": func(t *testing.T, s suite) {
+		c := s.open(t)
+		if help := c.do(wire.Control, 0, "help\x00"); !strings.Contains(help, "print") {
+			t.Errorf("help is %q", help)
+		}
+		c.ok(wire.Control, "print\x00xenchan test\x00")
+		c.want(fails("EINVAL"), wire.Control, "")
+		c.want(fails("EINVAL"), wire.Control, "help")
+		c.want(fails("EINVAL"), wire.Control, "no-such-command\x00")
+	},
+	"requests about domains": func(t *testing.T, s suite) {
+		c := s.open(t)
+		c.want(fails("EINVAL"), wire.Release, "0\x00")
+		c.want(fails("ENOENT"), wire.Release, "32700\x00")
+		c.want(fails("ENOENT"), wire.Resume, "32700\x00")
+		c.want(fails("ENOENT"), wire.SetTarget, "32700\x0032701\x00")
+		c.want(fails("EINVAL"), wire.SetTarget, "32700\x00")
+		c.want(fails("EINVAL"), wire.Introduce, "32700\x00")
+		c.want(fails("EINVAL"), wire.Introduce, "32700\x001\x000\x00")
+		c.want(fails("ENOENT"), wire.SetPerms, "@noSuchNode\x00n0\x00")
+		c.ok(wire.SetPerms, "@releaseDomain\x00n0\x00")
+		c.want(fails("EINVAL"), wire.GetPerms, "@releaseDomain\x00")
+	},
+}
+
+// ocamlCases hold for oxenstored alone.
+var ocamlCases = map[string]func(*testing.T, suite){
+	"directories are sorted": func(t *testing.T, s suite) {
+		c, dir := s.dir(t)
+		for _, name := range []string{"b", "10", "a", "2"} {
+			c.ok(wire.Mkdir, dir+"/"+name+"\x00")
+		}
+		c.want("10\x002\x00a\x00b\x00", wire.Directory, dir+"\x00")
+	},
+	"rm below what does not exist": func(t *testing.T, s suite) {
+		c, dir := s.dir(t)
+		c.ok(wire.Rm, dir+"/none/none\x00")
+	},
+	"large directories come whole": func(t *testing.T, s suite) {
+		c, dir := s.dir(t)
+		for i := range 600 {
+			c.ok(wire.Mkdir, fmt.Sprintf("%s/name%d\x00", dir, i))
+		}
+		if got := c.do(wire.Directory, 0, dir+"\x00"); strings.Count(got, "\x00") != 600 {
+			t.Errorf("directory is %s", abbreviate(got))
+		}
+	},
+}
