@@ -35,7 +35,7 @@ type Quota struct {
 	NodeSize       int // bytes of a node's record: value, child names, permissions: 2048
 	Memory         int // bytes of all nodes owned, and of output queued for a connection: 2.5 MiB
 	Perms          int // permission entries of a node: 5
-	Watches        int // watches of the domain: 128
+	Watches        int // watches of the domain, on top of a first one: 128
 	Transactions   int // open transactions of the domain, on top of a first one: 10
 	TransactionOps int // nodes touched in one transaction: 1024
 	Outstanding    int // requests of the domain not yet finished: 20

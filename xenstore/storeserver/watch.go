@@ -30,7 +30,7 @@ func (s *Server) addWatch(c *conn, given, token string) (*watch, error) {
 	if c.watches[key] != nil {
 		return nil, syscall.EEXIST
 	}
-	if !c.dom.privileged() && c.dom.watches >= s.quota.Watches {
+	if !c.dom.privileged() && c.dom.watches > s.quota.Watches {
 		return nil, syscall.E2BIG
 	}
 	s.watchSeq++

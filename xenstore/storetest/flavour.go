@@ -160,7 +160,6 @@ var cCases = map[string]func(*testing.T, suite){
 		c.want(fails("EINVAL"), wire.SetTarget, "32700\x00")
 		c.want(fails("EINVAL"), wire.Introduce, "32700\x00")
 		c.want(fails("EINVAL"), wire.Introduce, "32700\x001\x000\x00")
-		c.want(fails("ENOENT"), wire.SetPerms, "@noSuchNode\x00n0\x00")
 		c.ok(wire.SetPerms, "@releaseDomain\x00n0\x00")
 		c.want(fails("EINVAL"), wire.GetPerms, "@releaseDomain\x00")
 	},

@@ -108,7 +108,9 @@ var pathCases = map[string]func(*testing.T, suite){
 			for _, typ := range []wire.Type{wire.Read, wire.Directory, wire.GetPerms, wire.Mkdir, wire.Rm, wire.Write} {
 				c.want(fails("EINVAL"), typ, path+"\x00")
 			}
-			c.want(fails("EINVAL"), wire.SetPerms, path+"\x00n0\x00x")
+			if path == "" || path[0] != '@' {
+				c.want(fails("EINVAL"), wire.SetPerms, path+"\x00n0\x00")
+			}
 		}
 		for _, path := range bad[:13] {
 			c.want(fails("EINVAL"), wire.Watch, path+"\x00token\x00")
@@ -128,11 +130,9 @@ var pathCases = map[string]func(*testing.T, suite){
 var messageCases = map[string]func(*testing.T, suite){
 	"malformed payloads": func(t *testing.T, s suite) {
 		c, dir := s.dir(t)
-		for _, typ := range []wire.Type{wire.Read, wire.Directory, wire.GetPerms, wire.Mkdir, wire.Rm} {
-			c.want(fails("EINVAL"), typ, "")
-			c.want(fails("EINVAL"), typ, dir)             // no NUL
-			c.want(fails("EINVAL"), typ, dir+"\x00x\x00") // one string too many
-		}
+		// Not those of READ, DIRECTORY, GET_PERMS, MKDIR and RM: C xenstored 4.17
+		// answers them with whatever errno was left over, and if that is none,
+		// it does not answer and then ends with a failed assertion.
 		c.want(fails("EINVAL"), wire.Write, "")
 		c.want(fails("EINVAL"), wire.Write, dir+"/x")
 		for _, typ := range []wire.Type{wire.Watch, wire.Unwatch} {
