@@ -84,17 +84,18 @@ func (r *Rig) submit(id string, j Job) error {
 	if err := os.WriteFile(filepath.Join(dir, "script"), []byte(j.Script), 0o666); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "run"), []byte(j.wrapper(id)), 0o666); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "run"), []byte(j.wrapper(path.Join(r.inside, "job", id))), 0o666); err != nil {
 		return err
 	}
 	return os.Rename(dir, r.run("share", "in", id))
 }
 
-// wrapper is the shell script around a job's own. It works in dom0's memory:
+// wrapper is the shell script around a job's own; job is the job's folder as dom0
+// sees it. It works in dom0's memory:
 // programs run badly from the shared folder, which is not cached.
-func (j Job) wrapper(id string) string {
+func (j Job) wrapper(job string) string {
 	var b strings.Builder
-	job, work := path.Join("/rig/job", id), path.Join("/tmp/job", id)
+	work := path.Join("/tmp/job", path.Base(job))
 	fmt.Fprintf(&b, "echo $$ > %s/pid\nmkdir -p %s && cd %s || exit 126\n", job, work, work)
 	fmt.Fprintf(&b, "cp -a %s/files/. . || exit 126\nexport PATH=%s/bin:$PATH\n", job, work)
 	for _, e := range slices.Sorted(slices.Values(j.Env)) {
@@ -127,7 +128,7 @@ func (r *Rig) cancel(dir string) error {
 	if err != nil {
 		return err
 	}
-	script := "kill -KILL -- -" + strings.TrimSpace(string(pid))
+	script := "kill -KILL -" + strings.TrimSpace(string(pid))
 	ctx, stop := context.WithTimeout(context.Background(), 10*time.Second)
 	defer stop()
 	_, err = r.Run(ctx, Job{Script: script, Limit: 10 * time.Second}, io.Discard, io.Discard)

@@ -40,9 +40,10 @@ type Options struct {
 // Rig is a folder with images and at most one running machine. Several processes
 // may use one folder; the methods of one Rig are for one goroutine.
 type Rig struct {
-	dir string
-	key string    // this version of the builder
-	log io.Writer // progress
+	dir    string
+	inside string    // where dom0 has the shared folder
+	key    string    // this version of the builder
+	log    io.Writer // progress
 }
 
 // machine is what run/machine.json says about a machine that was started.
@@ -63,7 +64,7 @@ func Open(log io.Writer) (*Rig, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Rig{dir: filepath.Join(top, ".cache", "rig"), key: key, log: log}
+	r := &Rig{dir: filepath.Join(top, ".cache", "rig"), inside: "/rig", key: key, log: log}
 	return r, os.MkdirAll(r.run("share"), 0o777)
 }
 

@@ -114,11 +114,23 @@ func (e *Evtchn) Unmask() error {
 // Close closes the port and wakes Wait.
 func (e *Evtchn) Close() error { return e.file.Close() }
 
-// openDevice opens a device so that Go's poller watches it if it can be polled.
+// openDevice opens a device so that Go's poller watches it.
 func openDevice(path string) (*os.File, error) {
-	fd, err := openRetry(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC)
+	fd, err := openRaw(path, unix.O_NONBLOCK)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		return nil, err
 	}
 	return os.NewFile(uintptr(fd), path), nil
+}
+
+// openRaw opens a device for reading and writing.
+func openRaw(path string, flags int) (fd int, err error) {
+	err = retry(func() error {
+		fd, err = unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|flags, 0)
+		return err
+	})
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return fd, nil
 }

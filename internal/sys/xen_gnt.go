@@ -70,9 +70,9 @@ func SharePages(remote uint16, n int) (*Mapping, []uint32, error) {
 // mapGrantFile makes one set of pages in an open of its own of a device, and maps
 // it. The mapping keeps what the open holds, so the descriptor is not kept.
 func mapGrantFile(device string, request uintptr, arg []byte, pages int) (m *Mapping, err error) {
-	fd, err := openRetry(device, unix.O_RDWR|unix.O_CLOEXEC)
+	fd, err := openRaw(device, 0)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: device, Err: err}
+		return nil, err
 	}
 	h := NewHandle(fd)
 	defer func() { err = errors.Join(err, h.Close()) }()
@@ -85,9 +85,9 @@ func mapGrantFile(device string, request uintptr, arg []byte, pages int) (m *Map
 
 // CheckDevice opens a device for reading and writing, and closes it.
 func CheckDevice(path string) error {
-	fd, err := openRetry(path, unix.O_RDWR|unix.O_CLOEXEC)
+	fd, err := openRaw(path, 0)
 	if err != nil {
-		return &os.PathError{Op: "open", Path: path, Err: err}
+		return err
 	}
 	return os.NewSyscallError("close", unix.Close(fd))
 }

@@ -56,6 +56,9 @@ func Open(c Config) (*Hypervisor, error) {
 
 // OpenStore opens a new stream to xenstore. It implements [xen.Hypervisor].
 func (h *Hypervisor) OpenStore(ctx context.Context) (io.ReadWriteCloser, error) {
+	if err := ctx.Err(); err != nil { // opening a device does not look at it
+		return nil, fmt.Errorf("xendev: open store: %w", err)
+	}
 	stream, _, err := xenstore.OpenStream(ctx, h.storePath)
 	if err != nil {
 		return nil, fmt.Errorf("xendev: %w", err)

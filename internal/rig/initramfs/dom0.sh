@@ -58,7 +58,7 @@ take() { # ID: carry out one job in the background
 		# A session of its own, so that all it leaves behind can be killed.
 		setsid sh ./run >out 2>err </dev/null
 		rc=$?
-		[ -s pid ] && kill -KILL -- "-$(cat pid)" 2>/dev/null
+		[ -s pid ] && kill -KILL "-$(cat pid)" 2>/dev/null
 		echo $rc >rc.new && mv rc.new rc
 	) &
 }
