@@ -1,6 +1,7 @@
 package xenstore
 
 import (
+	"net"
 	"testing"
 )
 
@@ -8,7 +9,22 @@ import (
 // and from many goroutines at a time.
 func BenchmarkRead(b *testing.B) {
 	ctx := b.Context()
-	s, err := Open(ctx, listen(b, map[string]string{"/local/domain/5/name": "guest"}))
+	path := b.TempDir() + "/socket"
+	l, err := net.Listen("unix", path)
+	ok(b, err)
+	defer l.Close()
+	go func() { // ends with the connection
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		p := &peer{t: b, conn: conn}
+		for m, ok := p.next(); ok; m, ok = p.next() {
+			p.reply(m, "guest")
+		}
+	}()
+	s, err := Open(ctx, path)
 	ok(b, err)
 	defer s.Close()
 	read := func() {

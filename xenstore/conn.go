@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -27,7 +26,7 @@ const (
 
 // conn is a connection: it matches replies to requests and hands events to
 // watches. Its reader and writer goroutines are started by newConn, stopped by
-// fail and joined by close. There is a writer so that a request can be given up
+// fail and joined by Store.Close. There is a writer so that a request can be given up
 // while the daemon does not read.
 type conn struct {
 	stream io.ReadWriteCloser
@@ -303,19 +302,6 @@ func (c *conn) event(payload []byte) error {
 	return nil
 }
 
-// addWatch gives a new watch its token.
-func (c *conn) addWatch(w *Watch) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err != nil {
-		return c.err
-	}
-	c.lastToken++
-	w.token = "w" + strconv.FormatUint(c.lastToken, 10)
-	c.watches[w.token] = w
-	return nil
-}
-
 func (c *conn) removeWatch(w *Watch) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -343,10 +329,4 @@ func (c *conn) fail(err error) {
 	}
 	// Nothing that was written can be lost here that a reply has confirmed.
 	_ = c.stream.Close()
-}
-
-func (c *conn) close() error {
-	c.fail(ErrClosed)
-	c.wg.Wait()
-	return nil
 }

@@ -88,6 +88,26 @@ func TestDevice_repliesWithoutNumber(t *testing.T) {
 	}
 }
 
+// A reply before its request cannot be one.
+func TestDevice_replyTooEarly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p := newPeer(t, true)
+		errs := make(chan error, 2)
+		for range 2 {
+			go func() { errs <- s.Mkdir(t.Context(), "/a") }()
+		}
+		m := p.want(wire.Mkdir)
+		synctest.Wait()
+		m.ReqID++
+		p.reply(m, "OK\x00")
+		for range 2 {
+			if err := <-errs; err == nil || !strings.Contains(err.Error(), "never made") {
+				t.Errorf("got %v", err)
+			}
+		}
+	})
+}
+
 func TestDevice_limits(t *testing.T) {
 	ctx := t.Context()
 	s, p := newPeer(t, true)

@@ -25,6 +25,7 @@ type peer struct {
 	t    testing.TB
 	conn io.ReadWriteCloser
 	d    wire.Decoder
+	buf  [4096]byte
 	mu   sync.Mutex // one writer at a time
 }
 
@@ -48,7 +49,6 @@ func newPeer(t testing.TB, device bool) (*Store, *peer) {
 
 // next returns the next message; ok is false at the end of the connection.
 func (p *peer) next() (m wire.Message, ok bool) {
-	buf := make([]byte, 4096)
 	for {
 		m, ok, err := p.d.Next()
 		if err != nil {
@@ -58,11 +58,11 @@ func (p *peer) next() (m wire.Message, ok bool) {
 		if ok {
 			return m, true
 		}
-		n, err := p.conn.Read(buf)
+		n, err := p.conn.Read(p.buf[:])
 		if err != nil {
 			return wire.Message{}, false
 		}
-		p.d.Feed(buf[:n])
+		p.d.Feed(p.buf[:n])
 	}
 }
 

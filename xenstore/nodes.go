@@ -17,6 +17,9 @@ import (
 type nodes struct {
 	c  *conn
 	tx *txState // nil outside of a transaction
+	// before, unless nil, is called before a request about a node and can
+	// make it fail: this is how WaitUntil learns what is read.
+	before func(ctx context.Context, path string) error
 }
 
 // call checks a request that has no path, or a checked one, and sends it.
@@ -41,6 +44,11 @@ func (n nodes) call(ctx context.Context, op wire.Type, path string, payload []by
 
 // onNode sends a request about one node: the path, then more strings.
 func (n nodes) onNode(ctx context.Context, op wire.Type, path string, more ...string) ([]byte, error) {
+	if n.before != nil {
+		if err := n.before(ctx, path); err != nil {
+			return nil, err
+		}
+	}
 	special := op == wire.GetPerms || op == wire.SetPerms
 	if err := checkPath(path, special); err != nil {
 		return nil, &Error{Op: op, Path: path, Errno: syscall.EINVAL, Detail: err.Error()}
@@ -88,8 +96,7 @@ func (n nodes) Exists(ctx context.Context, path string) (bool, error) {
 	return err == nil, err
 }
 
-// Perms is a node's permission list; its first entry names the owner. It is also
-// there for @introduceDomain and @releaseDomain, where it says who may watch.
+// Perms is a node's permission list; its first entry names the owner.
 func (n nodes) Perms(ctx context.Context, path string) (wire.Perms, error) {
 	payload, err := n.onNode(ctx, wire.GetPerms, path)
 	if err != nil {
@@ -106,7 +113,8 @@ func (n nodes) Perms(ctx context.Context, path string) (wire.Perms, error) {
 	return perms, nil
 }
 
-// SetPerms replaces a node's permission list.
+// SetPerms replaces a node's permission list. That of @introduceDomain and of
+// @releaseDomain says who may watch them.
 func (n nodes) SetPerms(ctx context.Context, path string, perms wire.Perms) error {
 	if len(perms) == 0 {
 		return &Error{Op: wire.SetPerms, Path: path, Errno: syscall.EINVAL, Detail: "no permissions given"}

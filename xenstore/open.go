@@ -70,7 +70,7 @@ func openOne(ctx context.Context, path string) (stream io.ReadWriteCloser, devic
 			return nil, false, errors.New("neither a socket nor a device")
 		}
 	}
-	// Without O_NONBLOCK Go would not poll, and Close would not wake a Read.
+	// Non-blocking, so that the runtime polls it and Close wakes a Read.
 	f, err := os.OpenFile(path, os.O_RDWR|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, false, reason(err)

@@ -63,7 +63,6 @@ type ReadWriter interface {
 var (
 	_ ReadWriter = (*Store)(nil)
 	_ ReadWriter = (*Tx)(nil)
-	_ Reader     = (*tracker)(nil)
 )
 
 // Store is a connection to the xenstore. When the connection breaks, every
@@ -112,4 +111,8 @@ func Open(ctx context.Context, path string) (*Store, error) {
 // Close ends the connection, and with it all watches and unfinished requests,
 // which fail with [ErrClosed]. It returns when the goroutines of the Store have
 // ended. Further calls do nothing.
-func (s *Store) Close() error { return s.c.close() }
+func (s *Store) Close() error {
+	s.c.fail(ErrClosed)
+	s.c.wg.Wait()
+	return nil
+}

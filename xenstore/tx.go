@@ -75,7 +75,7 @@ func (s *Store) tryTx(ctx context.Context, f func(*Tx) error) (conflict bool, er
 			s.c.post(wire.TransactionEnd, id, wire.JoinNUL("F"))
 		}
 	}()
-	if err := f(&Tx{nodes{s.c, state}}); err != nil {
+	if err := f(&Tx{nodes{c: s.c, tx: state}}); err != nil {
 		return false, err
 	}
 	state.over.Store(true)

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
-	"github.com/xenchan/xenchan/xenstore/wire"
 )
 
 // WaitUntil runs f until it reports done or fails, and returns its error. It
@@ -20,57 +18,45 @@ func (s *Store) WaitUntil(ctx context.Context, f func(r Reader) (done bool, err 
 		return fmt.Errorf("xenstore: wait: %w", err)
 	}
 	defer w.Close()
-	t := &tracker{s: s, w: w, watched: make(map[string]bool)}
+	t := &tracker{w: w, watched: make(map[string]bool)}
+	r := nodes{c: s.c, before: t.watch}
 	for {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("xenstore: wait: %w", err)
 		}
-		done, err := t.run(f)
-		if done || err != nil {
+		t.begin()
+		if done, err := f(r); done || err != nil {
+			return err
+		}
+		if err := t.end(); err != nil {
 			return err
 		}
 		select {
-		case <-w.C():
+		case _, open := <-w.C():
+			if !open {
+				return w.Err()
+			}
 			w.Take()
 		case <-ctx.Done():
 		}
-		if err := w.Err(); err != nil {
-			return fmt.Errorf("xenstore: wait: %w", err)
-		}
 	}
 }
 
-// tracker is a Reader that watches each node before it reads it.
+// tracker watches each node before it is first read.
 type tracker struct {
-	s       *Store
 	w       *Watch
 	watched map[string]bool // true for those that this run has read
-	failed  error           // a node that could not be watched
+	failed  error           // a node could not be watched
 }
 
-// run runs f once and then watches only what it has read.
-func (t *tracker) run(f func(Reader) (bool, error)) (done bool, err error) {
+// begin begins a run.
+func (t *tracker) begin() {
 	for path := range t.watched {
 		t.watched[path] = false
 	}
-	if done, err = f(t); done || err != nil {
-		return done, err
-	}
-	if t.failed != nil {
-		return false, t.failed // f took it for an answer, but nothing would wake it
-	}
-	for path, used := range t.watched {
-		if !used {
-			delete(t.watched, path)
-			t.w.unsubscribe(path)
-		}
-	}
-	if len(t.watched) == 0 {
-		return false, errors.New("xenstore: wait: the condition reads nothing, so it would wait for ever")
-	}
-	return false, nil
 }
 
+// watch is called before each read.
 func (t *tracker) watch(ctx context.Context, path string) error {
 	if _, ok := t.watched[path]; !ok {
 		if err := t.w.subscribe(ctx, path); err != nil {
@@ -82,30 +68,20 @@ func (t *tracker) watch(ctx context.Context, path string) error {
 	return nil
 }
 
-func (t *tracker) Read(ctx context.Context, path string) (string, error) {
-	if err := t.watch(ctx, path); err != nil {
-		return "", err
+// end ends a run: what it has not read is no longer watched. It fails if nothing
+// would ever start another run.
+func (t *tracker) end() error {
+	if t.failed != nil {
+		return t.failed // the condition took it for an answer
 	}
-	return t.s.Read(ctx, path)
-}
-
-func (t *tracker) List(ctx context.Context, path string) ([]string, error) {
-	if err := t.watch(ctx, path); err != nil {
-		return nil, err
+	for path, used := range t.watched {
+		if !used {
+			delete(t.watched, path)
+			t.w.unsubscribe(path)
+		}
 	}
-	return t.s.List(ctx, path)
-}
-
-func (t *tracker) Exists(ctx context.Context, path string) (bool, error) {
-	if err := t.watch(ctx, path); err != nil {
-		return false, err
+	if len(t.watched) == 0 {
+		return errors.New("xenstore: wait: the condition reads nothing, so it would wait for ever")
 	}
-	return t.s.Exists(ctx, path)
-}
-
-func (t *tracker) Perms(ctx context.Context, path string) (wire.Perms, error) {
-	if err := t.watch(ctx, path); err != nil {
-		return nil, err
-	}
-	return t.s.Perms(ctx, path)
+	return nil
 }

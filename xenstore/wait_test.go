@@ -79,8 +79,9 @@ func TestWaitUntil_watchesExactlyWhatIsRead(t *testing.T) {
 		equal(t, runs, before)
 		f.set("/which", "/two")
 		equal(t, watched(), []string{"/two", "/which"})
-		f.set("/one/child", "no matter any more")
 		f.set("/which", "/one") // and back: the watch on /one begins anew
+		equal(t, watched(), []string{"/one", "/which"})
+		f.set("/one/child", "")
 		ok(t, <-done)
 		equal(t, watched(), []string(nil))
 	})

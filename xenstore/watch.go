@@ -2,6 +2,7 @@ package xenstore
 
 import (
 	"context"
+	"strconv"
 	"sync"
 	"syscall"
 
@@ -49,16 +50,24 @@ func (s *Store) Watch(ctx context.Context, path string) (*Watch, error) {
 	return w, nil
 }
 
-// newWatch is a watch that has no nodes yet.
+// newWatch is a watch with a token of its own and no nodes yet.
 func (s *Store) newWatch(path string) (*Watch, error) {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	if s.c.err != nil {
+		return nil, s.c.err
+	}
+	s.c.lastToken++
 	w := &Watch{
 		c:      s.c,
 		path:   path,
+		token:  "w" + strconv.FormatUint(s.c.lastToken, 10),
 		signal: make(chan struct{}, 1),
 		seen:   make(map[string]struct{}),
 		nodes:  make(map[string]struct{}),
 	}
-	return w, s.c.addWatch(w)
+	s.c.watches[w.token] = w
+	return w, nil
 }
 
 // subscribe adds a node to the watch. It is there when the daemon has answered,
@@ -69,13 +78,15 @@ func (w *Watch) subscribe(ctx context.Context, path string) error {
 		return &Error{Op: wire.Watch, Path: path, Errno: syscall.EINVAL, Detail: err.Error()}
 	}
 	w.mu.Lock()
-	if w.err != nil {
-		w.mu.Unlock()
-		return w.Err()
+	err := w.err
+	if err == nil {
+		w.nodes[path] = struct{}{}
 	}
-	w.nodes[path] = struct{}{}
 	w.mu.Unlock()
-	_, err := nodes{c: w.c}.call(ctx, wire.Watch, path, wire.JoinNUL(path, w.token))
+	if err != nil {
+		return opError(wire.Watch, path, err)
+	}
+	_, err = nodes{c: w.c}.call(ctx, wire.Watch, path, wire.JoinNUL(path, w.token))
 	return err
 }
 
