@@ -49,6 +49,8 @@ func fakeDom0(t *testing.T) *Rig {
 }
 
 func serve(ctx context.Context, t *testing.T, r *Rig) {
+	var jobs sync.WaitGroup
+	defer jobs.Wait()
 	for ctx.Err() == nil {
 		entries, err := os.ReadDir(r.run("share", "in"))
 		if err != nil {
@@ -65,7 +67,7 @@ func serve(ctx context.Context, t *testing.T, r *Rig) {
 			if err := cmd.Start(); err != nil {
 				t.Error(err)
 			}
-			go cmd.Wait() // ends with the job
+			jobs.Go(func() { _ = cmd.Wait() }) // their status is in rc
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -157,7 +159,7 @@ func TestRun_outputComesWhileItRuns_cancelKills(t *testing.T) {
 func TestRun_hang(t *testing.T) {
 	r := fakeDom0(t)
 	start := time.Now()
-	_, err := r.Run(t.Context(), Job{Script: "exec sleep 3", Limit: 300 * time.Millisecond}, io.Discard, io.Discard)
+	_, err := r.Run(t.Context(), Job{Script: "exec sleep 1", Limit: 300 * time.Millisecond}, io.Discard, io.Discard)
 	if !errors.Is(err, ErrHung) {
 		t.Errorf("a job that does not end gave %v", err)
 	}

@@ -40,7 +40,14 @@ case $xenstored in
 o) oxenstored --pid-file /run/xenstored.pid ;;
 *) xenstored --pid-file /run/xenstored.pid ;;
 esac
-xen-init-dom0 >/dev/null
+# oxenstored goes into the background before it listens.
+n=0
+until xenstore-exists / 2>/dev/null; do
+	n=$((n + 1))
+	[ $n -lt 200 ] || { note "xenstored does not answer"; break; }
+	usleep 50000
+done
+xen-init-dom0 >/dev/null || note "xen-init-dom0 failed"
 # Its logs of the guests are what a failed test is explained with.
 xenconsoled --log=guest --pid-file=/run/xenconsoled.pid
 note "xenstored ($xenstored) and xenconsoled run"
