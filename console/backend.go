@@ -33,6 +33,8 @@ type Backend struct {
 	// block: while they run, nobody empties the guest's ring.
 	Attached func(*Conn)
 	Detached func(*Conn)
+	// Settled is called after each look at the nodes and what followed from it.
+	Settled func()
 
 	Log *slog.Logger
 
@@ -79,6 +81,9 @@ func (b *Backend) Run(ctx context.Context) error {
 		gone, err := b.step(ctx)
 		if err != nil || gone {
 			return err
+		}
+		if b.Settled != nil {
+			b.Settled()
 		}
 		var failed <-chan struct{}
 		if b.conn != nil {

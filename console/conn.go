@@ -6,8 +6,8 @@
 package console
 
 import (
+	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -293,6 +293,20 @@ func (c *Conn) TryWrite(p []byte) (int, error) {
 	return n, c.event.Notify()
 }
 
+// WaitWritable waits until TryWrite is worth another try, at most for d.
+func (c *Conn) WaitWritable(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-c.writable:
+	case <-timer.C:
+	case <-c.hungUp:
+	case <-c.failed:
+	case <-c.closing:
+	case <-ctx.Done():
+	}
+}
+
 // HangUp says that the other half has closed: Read returns what is still in the
 // ring and then [io.EOF], Write fails with [ErrHungUp].
 func (c *Conn) HangUp() { c.hupOnce.Do(func() { close(c.hungUp) }) }
@@ -351,40 +365,6 @@ func (c *Conn) Stats() Stats {
 		s.PeerReads = err == nil && free == c.tx.Size()
 	}
 	return s
-}
-
-// Addr is a local port of an event channel; it names a Conn for [net.Conn].
-type Addr struct{ Port xen.Port }
-
-// Network is "xen-console".
-func (Addr) Network() string { return "xen-console" }
-
-// String is the port.
-func (a Addr) String() string { return fmt.Sprintf("port %v", a.Port) }
-
-// LocalAddr is the local port.
-func (c *Conn) LocalAddr() net.Addr { return Addr{c.event.Port()} }
-
-// RemoteAddr is the local port too: the other half has no address of its own.
-func (c *Conn) RemoteAddr() net.Addr { return Addr{c.event.Port()} }
-
-// SetDeadline is SetReadDeadline and SetWriteDeadline.
-func (c *Conn) SetDeadline(t time.Time) error {
-	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
-}
-
-// SetReadDeadline makes blocked and later Reads fail from t on; zero means never.
-func (c *Conn) SetReadDeadline(t time.Time) error { return c.setDeadline(c.readBy, t) }
-
-// SetWriteDeadline makes blocked and later Writes fail from t on; zero means never.
-func (c *Conn) SetWriteDeadline(t time.Time) error { return c.setDeadline(c.writeBy, t) }
-
-func (c *Conn) setDeadline(d *deadline, t time.Time) error {
-	if done(c.closing) {
-		return c.opError("set", net.ErrClosed)
-	}
-	d.set(t)
-	return nil
 }
 
 func (c *Conn) opError(op string, err error) error {

@@ -20,13 +20,12 @@ type Frontend struct {
 	Hypervisor xen.Hypervisor
 	Path       string // the frontend's directory
 
-	// Attached is called when a ring is shared and the backend has connected,
-	// Detached before the ring goes. Both may be nil.
+	// Attached is called when a ring is shared, whether or not a backend is
+	// there yet, and Detached before the ring goes. Both may be nil.
 	Attached func(*Conn)
 	Detached func(*Conn)
 
-	conn  *Conn
-	ready bool // Attached was called for conn
+	conn *Conn
 }
 
 // Run follows the device until its directory is gone (nil) or the context ends.
@@ -96,16 +95,7 @@ func (f *Frontend) step(ctx context.Context, backend string) (gone bool, err err
 	if step.Publish == xenbus.Unknown || step.Publish == view.State {
 		return false, nil
 	}
-	if err := f.publish(ctx, step.Publish); err != nil {
-		return false, err
-	}
-	if step.Publish == xenbus.Connected && f.conn != nil && !f.ready {
-		f.ready = true
-		if f.Attached != nil {
-			f.Attached(f.conn)
-		}
-	}
-	return false, nil
+	return false, f.publish(ctx, step.Publish)
 }
 
 // publish writes our state, but does not make a directory that was removed.
@@ -145,7 +135,9 @@ func (f *Frontend) share(ctx context.Context) error {
 		f.conn = nil
 		return err
 	}
-	f.ready = false
+	if f.Attached != nil {
+		f.Attached(f.conn)
+	}
 	return f.Store.Tx(ctx, func(tx *xenstore.Tx) error {
 		if err := tx.Write(ctx, f.Path+"/ring-ref", ref.String()); err != nil {
 			return err
@@ -158,7 +150,7 @@ func (f *Frontend) letGo() {
 	if f.conn == nil {
 		return
 	}
-	if f.ready && f.Detached != nil {
+	if f.Detached != nil {
 		f.Detached(f.conn)
 	}
 	f.conn.Close()

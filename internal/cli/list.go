@@ -1,0 +1,198 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/xenchan/xenchan/channel"
+	"github.com/xenchan/xenchan/internal/daemon"
+	"github.com/xenchan/xenchan/toolstack"
+	"github.com/xenchan/xenchan/xenbus"
+)
+
+func (a *app) listCommand() *cobra.Command {
+	var xl bool
+	cmd := &cobra.Command{
+		Use:   "list [DOMAIN]",
+		Short: "List channels",
+		Long: `List shows the channels of one domain or of all. STATE is the state of the host's
+half of the device, GUEST what is known of the program in the guest, CLIENTS how
+many programs on the host are connected. Counters are there while a daemon answers.`,
+		Example: `  xenchan list
+  xenchan list web -o wide
+  xenchan list -o json | jq '.[] | select(.dropped_bytes > 0) | .name'
+  xenchan list web --xl      the columns of xl channel-list`,
+		Args:              args(0, 1),
+		ValidArgsFunction: a.completeDomain,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			w, err := a.locate()
+			if err != nil {
+				return err
+			}
+			tools, err := a.toolstack(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer tools.Store.Close()
+			rows, err := collect(cmd.Context(), tools, args)
+			if err != nil {
+				return err
+			}
+			if xl {
+				a.printXL(rows)
+				return nil
+			}
+			addCounters(cmd.Context(), rows, w.runDir())
+			return a.printRows(rows)
+		},
+	}
+	cmd.Flags().BoolVar(&xl, "xl", false, "print exactly what xl channel-list prints")
+	return cmd
+}
+
+func collect(ctx context.Context, tools *toolstack.Toolstack, args []string) ([]toolstack.Channel, error) {
+	var domains []toolstack.Domain
+	if len(args) == 1 {
+		d, err := tools.Resolve(ctx, args[0])
+		if err != nil {
+			return nil, err
+		}
+		domains = append(domains, d)
+	} else {
+		var err error
+		if domains, err = tools.Domains(ctx); err != nil {
+			return nil, err
+		}
+	}
+	var rows []toolstack.Channel
+	for _, d := range domains {
+		channels, err := tools.Channels(ctx, d)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, channels...)
+	}
+	return rows, nil
+}
+
+// addCounters adds what only the daemon knows. Without one the fields stay empty.
+func addCounters(ctx context.Context, rows []toolstack.Channel, runDir string) {
+	type key struct {
+		dom uint16
+		dev int
+	}
+	known := make(map[key]daemon.Status)
+	all, err := daemon.Query(ctx, runDir)
+	if err != nil {
+		return
+	}
+	for _, s := range all {
+		known[key{s.DomID, s.DevID}] = s
+	}
+	for i := range rows {
+		r := &rows[i]
+		s, ok := known[key{r.DomID, r.DevID}]
+		if !ok {
+			continue
+		}
+		r.Guest, r.Clients = s.Guest, &s.Clients
+		r.GuestToHost, r.HostToGuest, r.Spooled, r.Dropped = &s.GuestToHost, &s.HostToGuest, &s.Spooled, &s.Dropped
+	}
+}
+
+func (a *app) printRows(rows []toolstack.Channel) error {
+	if a.output == "json" {
+		infos := []channel.Info{}
+		for _, r := range rows {
+			infos = append(infos, r.Info)
+		}
+		return a.printJSON(infos)
+	}
+	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	if a.output == "wide" {
+		fmt.Fprintln(w, "DOMAIN\tDOMID\tDEVID\tNAME\tCONNECTION\tSTATE\tFRONTEND\tGUEST\tCLIENTS\tTO-HOST\tTO-GUEST\tSPOOLED\tDROPPED\tBACKEND\tPORT\tRING-REF\tPATH")
+		for _, r := range rows {
+			fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n",
+				orDash(r.Domain), r.DomID, r.DevID, r.Name, r.Connection, stateWord(r.State), stateWord(r.FrontendState), r.Guest,
+				number(r.Clients), number(r.GuestToHost), number(r.HostToGuest), number(r.Spooled), number(r.Dropped),
+				r.BackendDomID, number(r.Port), number(r.RingRef), place(r))
+		}
+		return w.Flush()
+	}
+	fmt.Fprintln(w, "DOMAIN\tNAME\tCONNECTION\tSTATE\tGUEST\tCLIENTS\tPATH")
+	for _, r := range rows {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
+			orDash(r.Domain), r.Name, r.Connection, stateWord(r.State), r.Guest, number(r.Clients), place(r))
+	}
+	return w.Flush()
+}
+
+// printXL prints what `xl channel-list` prints, trailing blanks included: a
+// counter for an index, the frontend's word for the state, -1 for what is missing
+// (xl_console.c, main_channellist).
+func (a *app) printXL(rows []toolstack.Channel) {
+	fmt.Fprintf(a.stdout, "%-3s %-2s %-5s %-6s %8s %-10s %-30s\n", "Idx", "BE", "state", "evt-ch", "ring-ref", "connection", "")
+	idx, dom := 0, uint16(0)
+	for _, r := range rows {
+		if r.DomID != dom {
+			idx, dom = 0, r.DomID
+		}
+		fmt.Fprintf(a.stdout, "%-3d %-2d %-5d %-6d %-8d %-10s ", idx, r.BackendDomID, orMinusOne(r.FrontendState), orMinusOne(r.Port), orMinusOne(r.RingRef), r.Connection)
+		if r.Connection == channel.PTY {
+			tty := r.TTY
+			if r.NoTTY {
+				tty = "/NO-SUCH-PATH"
+			}
+			fmt.Fprintf(a.stdout, "%-30s ", tty)
+		}
+		fmt.Fprintln(a.stdout)
+		idx++
+	}
+}
+
+func (a *app) printJSON(v any) error {
+	e := json.NewEncoder(a.stdout)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// place is where the host end of a channel is.
+func place(c toolstack.Channel) string {
+	if c.Connection == channel.PTY {
+		return orDash(c.TTY)
+	}
+	return orDash(c.Path)
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func number[N int | uint32 | uint64](n *N) string {
+	if n == nil {
+		return "-"
+	}
+	return strconv.FormatUint(uint64(*n), 10)
+}
+
+func orMinusOne[N int | uint32](n *N) int64 {
+	if n == nil {
+		return -1
+	}
+	return int64(*n)
+}
+
+func stateWord(s *int) string {
+	if s == nil {
+		return "missing"
+	}
+	return xenbus.State(*s).String()
+}

@@ -1,0 +1,203 @@
+// Package daemon is the backend of a host's channels: it watches what the
+// toolstack wants in xenstore, serves each channel of this project's type with a
+// device of its own, and lets go of what is no longer wanted.
+//
+// It never writes what it did not find: a channel's nodes belong to the toolstack,
+// and when the daemon stops it leaves them alone, so that guests do not notice.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/xenchan/xenchan/xen"
+	"github.com/xenchan/xenchan/xenstore"
+)
+
+// Config is what a daemon needs.
+type Config struct {
+	// Store and Hypervisor are this domain's. The caller closes them after Run.
+	Store      *xenstore.Store
+	Hypervisor xen.Hypervisor
+	// RunDir is where sockets without a place of their own are, and the status
+	// socket. It is made if it is not there.
+	RunDir string
+	// Ready is called once every channel that was there at the start is served.
+	Ready func()
+	Log   *slog.Logger
+}
+
+// Daemon serves channels. Run owns one goroutine for each device.
+type Daemon struct {
+	Config
+	root  string // of the backends, in this domain's home
+	group *errgroup.Group
+
+	mu      sync.Mutex
+	devices map[string]*device // by the backend's directory; guarded by mu
+}
+
+// Run serves until the context ends, when it returns nil, or until it cannot go
+// on, as when the xenstore connection is lost.
+func Run(ctx context.Context, c Config) error {
+	d := &Daemon{Config: c, devices: make(map[string]*device)}
+	if d.Log == nil {
+		d.Log = slog.New(slog.DiscardHandler)
+	}
+	self, err := d.Store.Read(ctx, "domid")
+	if err != nil {
+		return fmt.Errorf("ask xenstore which domain this is: %w", err)
+	}
+	d.root = "/local/domain/" + self + "/backend/console"
+	status, err := d.listenStatus()
+	if err != nil {
+		return err
+	}
+	var all context.Context
+	d.group, all = errgroup.WithContext(ctx)
+	d.group.Go(func() error { return d.serveStatus(all, status) })
+	d.group.Go(func() error { return d.follow(all) })
+	if err := d.group.Wait(); !errors.Is(err, context.Canceled) || ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// follow keeps one device for each backend directory.
+func (d *Daemon) follow(ctx context.Context) error {
+	wanted, err := d.Store.Watch(ctx, d.root)
+	if err != nil {
+		return fmt.Errorf("watch %s: %w", d.root, err)
+	}
+	defer wanted.Close()
+	// A driver domain may not be allowed to hear of other domains' ends; its
+	// toolstack removes the nodes then.
+	released, err := d.Store.Watch(ctx, "@releaseDomain")
+	var gone <-chan struct{}
+	if err == nil {
+		defer released.Close()
+		gone = released.C()
+	}
+	if err := d.scan(ctx); err != nil {
+		return err
+	}
+	d.group.Go(func() error { return d.announce(ctx) })
+	for {
+		select {
+		case _, ok := <-wanted.C():
+			if !ok {
+				return fmt.Errorf("xenstore: %w", wanted.Err())
+			}
+			if err := d.changed(ctx, wanted.Take()); err != nil {
+				return err
+			}
+		case _, ok := <-gone:
+			if !ok {
+				return fmt.Errorf("xenstore: %w", released.Err())
+			}
+			released.Take()
+			d.lookAtAll()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// announce reports readiness once all devices of the first scan have settled.
+func (d *Daemon) announce(ctx context.Context) error {
+	for _, dev := range d.snapshot() {
+		select {
+		case <-dev.settled:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if d.Ready != nil {
+		d.Ready()
+	}
+	return nil
+}
+
+// changed looks at the devices that changed paths belong to.
+func (d *Daemon) changed(ctx context.Context, paths []string) error {
+	for _, p := range paths {
+		rest, _ := strings.CutPrefix(p, d.root)
+		parts := strings.Split(rest, "/") // "", domid, devid, node…
+		if len(parts) < 3 {
+			if err := d.scan(ctx); err != nil {
+				return err
+			}
+			d.lookAtAll()
+			return nil
+		}
+		d.device(ctx, parts[1], parts[2])
+	}
+	return nil
+}
+
+// scan starts devices for backend directories that have none.
+func (d *Daemon) scan(ctx context.Context) error {
+	v := xenstore.NewValues(ctx, d.Store)
+	for _, dom := range v.List(d.root) {
+		for _, dev := range v.List(d.root + "/" + dom) {
+			d.device(ctx, dom, dev)
+		}
+	}
+	if err := v.Err(); err != nil {
+		return fmt.Errorf("list the backends: %w", err)
+	}
+	return nil
+}
+
+// device tells a device that its nodes have changed, or starts one.
+func (d *Daemon) device(ctx context.Context, domid, devid string) {
+	dom, err := xen.ParseDomID(domid)
+	id, idErr := strconv.Atoi(devid)
+	if err != nil || idErr != nil || id < 0 {
+		return
+	}
+	dir := path.Join(d.root, domid, devid)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if dev := d.devices[dir]; dev != nil {
+		dev.look()
+		return
+	}
+	dev := newDevice(d, dir, dom, id)
+	d.devices[dir] = dev
+	d.group.Go(func() error {
+		err := dev.run(ctx)
+		d.mu.Lock()
+		delete(d.devices, dir)
+		again := dev.missed()
+		d.mu.Unlock()
+		if err == nil && again {
+			d.device(ctx, domid, devid) // its nodes came back while it ended
+		}
+		return err
+	})
+}
+
+func (d *Daemon) snapshot() []*device {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all := make([]*device, 0, len(d.devices))
+	for _, dev := range d.devices {
+		all = append(all, dev)
+	}
+	return all
+}
+
+func (d *Daemon) lookAtAll() {
+	for _, dev := range d.snapshot() {
+		dev.look()
+	}
+}

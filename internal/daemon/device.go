@@ -1,0 +1,287 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/xenchan/xenchan/channel"
+	"github.com/xenchan/xenchan/console"
+	"github.com/xenchan/xenchan/endpoint"
+	"github.com/xenchan/xenchan/spool"
+	"github.com/xenchan/xenchan/toolstack"
+	"github.com/xenchan/xenchan/xen"
+	"github.com/xenchan/xenchan/xenstore"
+)
+
+// device is one backend directory and, when it is ours, the channel behind it.
+type device struct {
+	daemon   *Daemon
+	dir      string
+	dom      xen.DomID
+	devid    int
+	frontend string
+	log      *slog.Logger
+
+	poke        chan struct{} // capacity 1: the nodes have changed
+	settled     chan struct{} // closed when the device is first served, or is not ours
+	settledOnce sync.Once
+
+	spec  channel.Spec
+	spool *spool.Log
+
+	mu       sync.Mutex
+	serving  bool          // status is worth showing; guarded by mu, as all below
+	conn     *console.Conn // nil while the guest is not attached
+	attached chan struct{} // closed while conn is there; made anew when it goes
+	moved    console.Stats // of earlier conns
+	problem  string        // why there is no endpoint
+
+	clients atomic.Int32
+}
+
+func newDevice(d *Daemon, dir string, dom xen.DomID, devid int) *device {
+	return &device{
+		daemon: d, dir: dir, dom: dom, devid: devid,
+		frontend: fmt.Sprintf("/local/domain/%v/device/console/%d", dom, devid),
+		log:      d.Log.With("domid", dom, "devid", devid),
+		poke:     make(chan struct{}, 1),
+		settled:  make(chan struct{}),
+		attached: make(chan struct{}),
+	}
+}
+
+func (d *device) look() {
+	select {
+	case d.poke <- struct{}{}:
+	default:
+	}
+}
+
+// missed reports a look that nobody has followed.
+func (d *device) missed() bool {
+	select {
+	case <-d.poke:
+		return true
+	default:
+		return false
+	}
+}
+
+func (d *device) settle() { d.settledOnce.Do(func() { close(d.settled) }) }
+
+// run lives as long as the backend's directory.
+func (d *device) run(ctx context.Context) error {
+	defer d.settle()
+	mine, err := d.identify(ctx)
+	if err != nil {
+		return err
+	}
+	if mine {
+		v := xenstore.NewValues(ctx, d.daemon.Store)
+		if d.spec, err = toolstack.ReadSpec(v, d.dir); err == nil {
+			return d.serve(ctx)
+		}
+		if v.Err() != nil {
+			return err
+		}
+		d.log.Error("channel cannot be served", "error", err)
+	}
+	d.settle()
+	return d.awaitEnd(ctx)
+}
+
+// identify finds out whether the device is ours. A toolstack that does not use
+// a transaction may write the frontend after the backend; its type is awaited.
+func (d *device) identify(ctx context.Context) (mine bool, err error) {
+	err = d.daemon.Store.WaitUntil(ctx, func(r xenstore.Reader) (bool, error) {
+		v := xenstore.NewValues(ctx, r)
+		kind, ok := v.Lookup(d.frontend + "/type")
+		exists := v.Get(d.dir+"/frontend") == d.frontend
+		mine = exists && kind == toolstack.Type
+		if !ok && exists {
+			d.settle() // nothing to serve yet
+		}
+		return ok || !exists, v.Err()
+	})
+	return mine, err
+}
+
+// awaitEnd waits until the backend's directory is gone.
+func (d *device) awaitEnd(ctx context.Context) error {
+	return d.daemon.Store.WaitUntil(ctx, func(r xenstore.Reader) (bool, error) {
+		v := xenstore.NewValues(ctx, r)
+		exists := v.Get(d.dir+"/frontend") != ""
+		d.missed()
+		return !exists, v.Err()
+	})
+}
+
+// serve runs the channel: the device towards the guest in this goroutine, the
+// endpoint and its clients in others, which it joins.
+func (d *device) serve(ctx context.Context) error {
+	d.spec = d.spec.WithDefaults()
+	d.log = d.log.With("channel", d.spec.Name)
+	policy := spool.DropOldest
+	if d.spec.Overflow == channel.Block {
+		policy = spool.Block
+	}
+	var err error
+	if d.spool, err = spool.New(int(d.spec.Spool), policy); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	d.serving = true
+	d.mu.Unlock()
+
+	backend := console.NewBackend(console.Backend{
+		Store: d.daemon.Store, Hypervisor: d.daemon.Hypervisor,
+		Path: d.dir, Frontend: d.frontend, DomID: d.dom,
+		Sink: d.spool, Attached: d.attach, Detached: d.detach, Settled: d.settle, Log: d.log,
+	})
+	clients, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { d.serveEndpoint(clients) })
+	wg.Go(func() { d.relayLooks(clients, backend) })
+	err = backend.Run(ctx)
+	if err == nil {
+		d.flush(ctx)
+		d.log.Info("channel is gone", "dropped", d.spool.Positions().Dropped)
+	}
+	stop()
+	wg.Wait()
+	if ctx.Err() == nil && err != nil {
+		return fmt.Errorf("channel %s of domain %v: %w", d.spec.Name, d.dom, err)
+	}
+	return err
+}
+
+func (d *device) relayLooks(ctx context.Context, b *console.Backend) {
+	for {
+		select {
+		case <-d.poke:
+			b.Look()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (d *device) attach(c *console.Conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.conn = c
+	close(d.attached)
+}
+
+func (d *device) detach(c *console.Conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := c.Stats()
+	d.moved.Received += s.Received
+	d.moved.Sent += s.Sent
+	d.conn = nil
+	d.attached = make(chan struct{})
+}
+
+// guest is the attached ring, or nil and a channel that is closed when there is one.
+func (d *device) guest() (*console.Conn, <-chan struct{}) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.conn, d.attached
+}
+
+// flush gives a connected client a moment to take what a guest said last.
+func (d *device) flush(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	for d.clients.Load() > 0 && d.spool.Positions().Spooled > 0 && ctx.Err() == nil {
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// serveEndpoint opens the channel's place on the host and serves its clients.
+// While there is no such place, the guest's bytes wait in the spool.
+func (d *device) serveEndpoint(ctx context.Context) {
+	for wait := time.Second; ; wait = min(2*wait, 30*time.Second) {
+		ep, err := d.openEndpoint()
+		d.setProblem(err)
+		if err == nil {
+			defer ep.Close()
+			if err = d.publishTTY(ctx, ep); err == nil {
+				d.log.Info("serving", "connection", d.spec.Connection, "path", ep.Path())
+				newServer(d, ep).run(ctx)
+				return
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		d.log.Error("no endpoint yet", "error", err, "again_in", wait)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (d *device) setProblem(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.problem = ""
+	if err != nil {
+		d.problem = err.Error()
+	}
+}
+
+// publishTTY writes where the terminal is, for `xl console` and `xl channel-list`.
+func (d *device) publishTTY(ctx context.Context, ep endpoint.Endpoint) error {
+	if d.spec.Connection != channel.PTY {
+		return nil
+	}
+	err := d.daemon.Store.Tx(ctx, func(tx *xenstore.Tx) error {
+		if _, err := tx.Read(ctx, d.frontend+"/tty"); err != nil {
+			return err
+		}
+		return tx.Write(ctx, d.frontend+"/tty", ep.Path())
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // the guest has deleted its directory
+	}
+	return err
+}
+
+// status is a device's row, if it is one of ours.
+func (d *device) status() (Status, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.serving {
+		return Status{}, false
+	}
+	moved, guest := d.moved, channel.GuestUnknown
+	if d.conn != nil {
+		s := d.conn.Stats()
+		moved.Received += s.Received
+		moved.Sent += s.Sent
+		if s.PeerReads {
+			guest = channel.GuestReading
+		}
+	}
+	pos := d.spool.Positions()
+	return Status{
+		DomID: uint16(d.dom), DevID: d.devid, Guest: guest,
+		Clients:     int(d.clients.Load()),
+		GuestToHost: uint64(moved.Received), HostToGuest: uint64(moved.Sent),
+		Spooled: uint64(pos.Spooled), Dropped: uint64(pos.Dropped),
+		Problem: d.problem,
+	}, true
+}

@@ -1,0 +1,237 @@
+// Package sim runs a whole embedded host in one directory: the hypervisor and
+// its xenstore in this process, and a daemon and the guests as processes of their
+// own, so that each can be killed by itself, as on a real host.
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/xenchan/xenchan/channel"
+	"github.com/xenchan/xenchan/toolstack"
+	"github.com/xenchan/xenchan/xen"
+	"github.com/xenchan/xenchan/xen/xensim"
+	"github.com/xenchan/xenchan/xenstore"
+)
+
+// Config is what an embedded host is made of.
+type Config struct {
+	Dir     string
+	Domains []Domain
+	// Daemon says that the host runs a daemon of its own, and starts it again
+	// when it dies.
+	Daemon bool
+	// Command is the command line that begins "xenchan"; guests and the daemon
+	// are started with it. Empty means this program.
+	Command []string
+	// Stderr takes what the processes say.
+	Stderr io.Writer
+	Log    *slog.Logger
+}
+
+// Domain is a guest to start with.
+type Domain struct {
+	Name, UUID string
+	Channels   []channel.Spec
+}
+
+// Host is a running embedded host. It owns a goroutine for each process.
+type Host struct {
+	cfg   Config
+	hv    *xensim.Host
+	store *xenstore.Store
+	tools *toolstack.Toolstack
+	stop  context.CancelFunc
+	wg    sync.WaitGroup
+
+	channels []made
+}
+
+type made struct {
+	toolstack.Channel
+	domain string
+}
+
+// Where things are in a host's directory.
+func RunDir(dir string) string           { return filepath.Join(dir, "run") }
+func GuestDir(dir, domain string) string { return filepath.Join(dir, "guests", domain, "xen-channel") }
+
+// Start makes the host and its domains, in the order given. It does not wait
+// for them: see Ready. What it started is stopped again when it fails.
+func Start(ctx context.Context, cfg Config) (host *Host, err error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if len(cfg.Command) == 0 {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, err
+		}
+		cfg.Command = []string{self}
+	}
+	hv, err := xensim.Start(cfg.Dir, xensim.Config{})
+	if err != nil {
+		return nil, fmt.Errorf("start an embedded host in %s: %w", cfg.Dir, err)
+	}
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	h := &Host{cfg: cfg, hv: hv, stop: stop}
+	defer func() {
+		if err != nil {
+			h.Close()
+		}
+	}()
+	if h.store, err = xenstore.Open(ctx, hv.StorePath()); err != nil {
+		return nil, err
+	}
+	h.tools = &toolstack.Toolstack{Store: h.store, RunDir: RunDir(cfg.Dir)}
+	if cfg.Daemon {
+		h.supervise(running)
+	}
+	for _, d := range cfg.Domains {
+		if err = h.create(ctx, running, d); err != nil {
+			return nil, err
+		}
+	}
+	return h, nil
+}
+
+// create makes a domain as `xl create` does: its nodes, its channels, then its start.
+func (h *Host) create(ctx, running context.Context, d Domain) error {
+	dom, err := h.hv.CreateDomain(xensim.DomainConfig{Name: d.Name, UUID: d.UUID})
+	if err != nil {
+		return fmt.Errorf("create domain %s: %w", d.Name, err)
+	}
+	for _, spec := range d.Channels {
+		c, err := h.tools.Attach(ctx, toolstack.Domain{ID: dom.ID, Name: dom.Name, UUID: dom.UUID}, spec)
+		if err != nil {
+			return err
+		}
+		h.channels = append(h.channels, made{c, d.Name})
+	}
+	return h.startGuest(running, dom)
+}
+
+func (h *Host) startGuest(ctx context.Context, d *xensim.Domain) error {
+	cmd := h.command(ctx, "sim-guest", d.ID.String(), "--dir", GuestDir(h.cfg.Dir, d.Name))
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start the guest %s: %w", d.Name, err)
+	}
+	if err := h.writePID("guest-"+d.Name, cmd.Process.Pid); err != nil {
+		return err
+	}
+	h.cfg.Log.Info("guest runs", "domain", d.Name, "domid", d.ID, "pid", cmd.Process.Pid)
+	h.wg.Go(func() {
+		err := cmd.Wait()
+		if ctx.Err() == nil {
+			h.cfg.Log.Warn("guest has crashed", "domain", d.Name, "error", err)
+		}
+	})
+	return nil
+}
+
+// supervise keeps a daemon running.
+func (h *Host) supervise(ctx context.Context) {
+	h.wg.Go(func() {
+		for ctx.Err() == nil {
+			cmd := h.command(ctx, "daemon")
+			err := cmd.Start()
+			if err == nil {
+				h.writePID("daemon", cmd.Process.Pid)
+				err = cmd.Wait()
+			}
+			if ctx.Err() == nil {
+				h.cfg.Log.Warn("the daemon has ended and is started again", "error", err)
+				select {
+				case <-time.After(50 * time.Millisecond):
+				case <-ctx.Done():
+				}
+			}
+		}
+	})
+}
+
+func (h *Host) command(ctx context.Context, args ...string) *exec.Cmd {
+	args = append(append([]string{}, h.cfg.Command[1:]...), args...)
+	cmd := exec.CommandContext(ctx, h.cfg.Command[0], append(args, "--host", "sim:"+h.cfg.Dir)...)
+	cmd.Stderr = h.cfg.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 5 * time.Second
+	return cmd
+}
+
+// writePID leaves a process's number in DIR/NAME.pid, for those who want to
+// look at it or kill it.
+func (h *Host) writePID(name string, pid int) error {
+	return os.WriteFile(filepath.Join(h.cfg.Dir, name+".pid"), fmt.Appendln(nil, pid), 0o644)
+}
+
+// Ready waits until every channel can be used from both ends, or, without a
+// daemon, until its terminal in the guest is there.
+func (h *Host) Ready(ctx context.Context) error {
+	for _, c := range h.channels {
+		if h.cfg.Daemon {
+			if err := h.tools.WaitConnected(ctx, c.Channel); err != nil {
+				return fmt.Errorf("channel %s of %s: %w", c.Name, c.domain, err)
+			}
+			if err := h.waitEndpoint(ctx, c.Channel); err != nil {
+				return fmt.Errorf("channel %s of %s: %w", c.Name, c.domain, err)
+			}
+		}
+		tty := filepath.Join(GuestDir(h.cfg.Dir, c.domain), c.Name)
+		if err := WaitFile(ctx, tty); err != nil {
+			return fmt.Errorf("channel %s of %s: %w", c.Name, c.domain, err)
+		}
+	}
+	return nil
+}
+
+func (h *Host) waitEndpoint(ctx context.Context, c toolstack.Channel) error {
+	if c.Connection == channel.Socket {
+		return WaitFile(ctx, c.Path)
+	}
+	return h.store.WaitUntil(ctx, func(r xenstore.Reader) (bool, error) {
+		v := xenstore.NewValues(ctx, r)
+		return v.Get(c.Frontend+"/tty") != "", v.Err()
+	})
+}
+
+// WaitFile waits until there is something at path.
+func WaitFile(ctx context.Context, path string) error {
+	for {
+		if _, err := os.Lstat(path); err == nil {
+			return nil
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s: %w", path, ctx.Err())
+		}
+	}
+}
+
+// Domains is what the hypervisor knows of its domains.
+func (h *Host) Domains() []xensim.DomainInfo { return h.hv.Domains() }
+
+// Destroy ends a domain as `xl destroy` does.
+func (h *Host) Destroy(id xen.DomID) error { return h.hv.DestroyDomain(id) }
+
+// Close stops the daemon first, so that it finds its host still there, then the
+// guests, and removes the host's sockets.
+func (h *Host) Close() error {
+	h.stop()
+	h.wg.Wait()
+	var err error
+	if h.store != nil {
+		err = h.store.Close()
+	}
+	return errors.Join(err, h.hv.Close())
+}
