@@ -14,18 +14,28 @@ type Endpoint interface {
 	Path() string
 
 	// Accept waits for the next client. Cancelling the context, or Close,
-	// wakes it; after Close the error is [net.ErrClosed]. One goroutine at a
-	// time. Which clients may be served at once is the caller's decision, but
-	// a terminal has one client for as long as anybody holds it open.
+	// wakes it; the error is then ctx.Err(), or [net.ErrClosed]. One goroutine
+	// at a time. Which clients may be served at once is the caller's decision,
+	// but a terminal has one client for as long as anybody holds it open: there
+	// the next one comes after the one before is closed. A client may have
+	// left before it is accepted; what it sent can still be read.
 	Accept(ctx context.Context) (Client, error)
 
-	// Close removes the endpoint from the host's file system. Clients that
-	// were accepted stay until they are closed.
+	// Close removes the endpoint from the host's file system. Clients of a
+	// socket that were accepted stay until they are closed; a terminal ends
+	// with its clients. Closing again does nothing.
 	Close() error
 }
 
-// Client is one program at an endpoint. Read and Write may be used at the same
-// time by one goroutine each; Close wakes both.
+// Client is one program at an endpoint, or all that hold one terminal open.
+// Read and Write may be used at the same time by one goroutine each.
+//
+// Read returns [io.EOF] once the client has finished sending or has left, and
+// all that it sent was read. Write blocks while the client does not read; once
+// the client has left it fails with [syscall.EPIPE], and of the bytes that it
+// took until then the client may have read none: a socket drops them, a
+// terminal keeps them for the next client. Close wakes both; they fail with
+// [net.ErrClosed] then.
 type Client interface {
 	io.ReadWriteCloser
 
@@ -36,6 +46,7 @@ type Client interface {
 	Gone() bool
 
 	// WaitGone blocks until Gone is true or the client is closed. It may run
-	// beside Write, and after Read has returned [io.EOF].
+	// beside Write; not beside Read, for which it may have to wait, or Read for
+	// it. So its place is after Read has returned [io.EOF].
 	WaitGone()
 }

@@ -1,0 +1,180 @@
+package pty
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/xenchan/xenchan/internal/sys"
+)
+
+// client is the time between two moments at which nobody has the slave open.
+// Closing it does not close the master; a deadline in the past takes the place
+// of that, and whoever sees one finds the reason in closed or gone.
+type client struct {
+	e *Endpoint
+
+	readMu  sync.Mutex // held while the master is read for this client
+	writeMu sync.Mutex // held while the master is written for this client
+	eof     bool       // Read has returned io.EOF; guarded by readMu
+
+	mu     sync.Mutex // comes after Endpoint.mu
+	closed bool       // guarded by mu
+	gone   bool       // guarded by mu
+}
+
+var past = time.Unix(1, 0)
+
+// Read returns io.EOF once the client has left and its bytes are read.
+func (c *client) Read(p []byte) (int, error) {
+	c.readMu.Lock()
+	defer c.readMu.Unlock()
+	for {
+		closed, gone := c.state()
+		switch {
+		case closed:
+			return 0, c.error("read", net.ErrClosed)
+		case c.eof:
+			return 0, io.EOF
+		case len(p) == 0:
+			return 0, nil
+		case gone:
+			return c.drain(p)
+		}
+		n, err := c.e.file.Read(p)
+		switch {
+		case n > 0:
+			return n, nil
+		case errors.Is(err, syscall.EIO), err == io.EOF:
+			c.leave()
+		case errors.Is(err, os.ErrDeadlineExceeded): // closed or gone has changed
+		default:
+			return 0, c.error("read", err)
+		}
+	}
+}
+
+// drain reads what a client left behind. The caller holds readMu.
+func (c *client) drain(p []byte) (int, error) {
+	n, err := sys.ReadNow(c.e.rc, p)
+	switch {
+	case n > 0:
+		return n, nil
+	case err == nil, errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EIO):
+		c.eof = true
+		return 0, io.EOF
+	}
+	return 0, c.error("read", err)
+}
+
+// Write fails with EPIPE once the client has left. The n bytes that it took
+// until then are read by the client or wait for the next one.
+func (c *client) Write(p []byte) (n int, err error) {
+	c.writeMu.Lock()
+	defer c.writeMu.Unlock()
+	for {
+		closed, gone := c.state()
+		switch {
+		case closed:
+			return n, c.error("write", net.ErrClosed)
+		case gone:
+			return n, c.error("write", syscall.EPIPE)
+		case n == len(p):
+			return n, nil
+		}
+		m, err := sys.WriteUntilHangup(c.e.rc, p[n:])
+		n += m
+		switch {
+		case err == nil:
+			return n, nil
+		case errors.Is(err, syscall.EPIPE):
+			c.leave()
+		case errors.Is(err, os.ErrDeadlineExceeded): // closed or gone has changed
+		default:
+			return n, c.error("write", err)
+		}
+	}
+}
+
+// Close ends the use of the terminal for this client and returns when its Read
+// and Write have. The terminal stays, also for those who still have it open.
+func (c *client) Close() error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return nil
+	}
+	c.closed = true
+	_ = c.e.file.SetDeadline(past) // fails only when the endpoint is closed
+	c.mu.Unlock()
+
+	c.readMu.Lock()
+	c.writeMu.Lock()
+	_ = c.e.file.SetDeadline(time.Time{})
+	c.writeMu.Unlock()
+	c.readMu.Unlock()
+
+	c.e.mu.Lock()
+	defer c.e.mu.Unlock()
+	c.e.client = nil
+	c.e.announce()
+	return nil
+}
+
+// Gone is true from the first time on that nobody is seen to have the slave open.
+func (c *client) Gone() bool {
+	if closed, gone := c.state(); closed || gone {
+		return true
+	}
+	r, err := sys.PollNow(c.e.rc)
+	if err != nil {
+		return true // the endpoint is closed
+	}
+	if r.Hangup {
+		c.leave()
+	}
+	return r.Hangup
+}
+
+// WaitGone may run beside Read too.
+func (c *client) WaitGone() {
+	for {
+		c.e.mu.Lock()
+		changed := c.e.changed
+		c.e.mu.Unlock()
+		if c.Gone() {
+			return
+		}
+		<-changed
+	}
+}
+
+// leave marks the client as gone, for good, and wakes Read and Write. Without
+// the mark, somebody who opens the slave right now would be taken for it.
+func (c *client) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || c.gone {
+		return
+	}
+	c.gone = true
+	_ = c.e.file.SetDeadline(past)
+}
+
+func (c *client) state() (closed, gone bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed, c.gone
+}
+
+func (c *client) error(op string, err error) error {
+	if errors.Is(err, os.ErrClosed) {
+		err = net.ErrClosed
+	}
+	return fmt.Errorf("pty: %s %s: %w", op, c.e.path, err)
+}

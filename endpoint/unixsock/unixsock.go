@@ -1,0 +1,180 @@
+// Package unixsock serves a channel on a unix stream socket. Each connection is
+// a client of its own; those that are not accepted yet wait in the kernel's
+// backlog, and what they send meanwhile is kept for them.
+package unixsock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/xenchan/xenchan/endpoint"
+	"github.com/xenchan/xenchan/internal/sys"
+)
+
+// Endpoint is a listening socket. It holds one descriptor.
+type Endpoint struct {
+	path string
+	ln   *net.UnixListener
+	id   sys.FileID // of the socket in the file system
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+var _ endpoint.Endpoint = (*Endpoint)(nil)
+
+var past = time.Unix(1, 0)
+
+// Path is the socket's path as it was configured.
+func (e *Endpoint) Path() string { return e.path }
+
+// Accept returns a [*Client]: the one that has waited longest. A client that
+// has left while it waited is returned too, as it may have sent bytes. An error
+// such as EMFILE passes, and the client still waits.
+func (e *Endpoint) Accept(ctx context.Context) (endpoint.Client, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := e.ln.SetDeadline(time.Time{}); err != nil {
+		return nil, e.acceptError(err)
+	}
+	set := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(set)
+		_ = e.ln.SetDeadline(past) // fails only when closed, which wakes Accept too
+	})
+	conn, err := e.ln.AcceptUnix()
+	if !stop() {
+		<-set // or it would hit the next Accept
+	}
+	if err != nil {
+		if cause := ctx.Err(); cause != nil && !errors.Is(err, net.ErrClosed) {
+			return nil, cause
+		}
+		return nil, e.acceptError(err)
+	}
+	rc, err := conn.SyscallConn()
+	if err != nil {
+		conn.Close()
+		return nil, e.acceptError(err)
+	}
+	return &Client{path: e.path, conn: conn, rc: rc}, nil
+}
+
+func (e *Endpoint) acceptError(err error) error {
+	return fmt.Errorf("unixsock: accept on %s: %w", e.path, cause(err))
+}
+
+// Close stops listening and removes the socket, unless something else has that
+// path by now. Clients that were not accepted see a reset connection.
+func (e *Endpoint) Close() error {
+	e.closeOnce.Do(func() {
+		// While we listen the file's number cannot belong to another file.
+		err := e.unlink()
+		e.closeErr = errors.Join(err, e.ln.Close())
+	})
+	return e.closeErr
+}
+
+func (e *Endpoint) unlink() error {
+	parent, name := filepath.Split(e.path)
+	dir, err := sys.OpenDir(parent)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("unixsock: %w", err)
+	}
+	defer dir.Close()
+	info, err := dir.Stat(name)
+	if err == nil && info.ID == e.id {
+		err = dir.Remove(name)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("unixsock: %w", err)
+	}
+	return nil
+}
+
+// Client is one connection.
+type Client struct {
+	path string
+	conn *net.UnixConn
+	rc   syscall.RawConn
+}
+
+// Read returns io.EOF when the client has finished sending or has left. It
+// makes no difference here whether it has read all before.
+func (c *Client) Read(p []byte) (int, error) {
+	n, err := c.conn.Read(p)
+	switch {
+	case err == nil, err == io.EOF:
+		return n, err
+	case errors.Is(err, syscall.ECONNRESET): // left with bytes unread
+		return n, io.EOF
+	}
+	return n, c.error("read", err)
+}
+
+// Write fails with EPIPE once the client has left.
+func (c *Client) Write(p []byte) (int, error) {
+	n, err := c.conn.Write(p)
+	switch {
+	case err == nil:
+		return n, nil
+	case errors.Is(err, syscall.ECONNRESET):
+		err = syscall.EPIPE
+	}
+	return n, c.error("write", err)
+}
+
+// Close ends the connection.
+func (c *Client) Close() error {
+	if err := c.conn.Close(); err != nil {
+		return c.error("close", err)
+	}
+	return nil
+}
+
+// Gone is true when the other end is closed or shut down in both directions,
+// which is all that poll(2) calls a hang-up on a unix stream socket.
+func (c *Client) Gone() bool {
+	r, err := sys.PollNow(c.rc)
+	return err != nil || r.Hangup // an error: closed by us
+}
+
+// WaitGone waits as a reader of the socket: a Read meanwhile waits for it.
+func (c *Client) WaitGone() {
+	_ = sys.WaitHangup(c.rc) // an error: closed by us
+}
+
+// PeerCred tells which process connected and as whom. The pid is 0 if that
+// process is in another pid namespace.
+func (c *Client) PeerCred() (pid int32, uid, gid uint32, err error) {
+	cred, err := sys.PeerCred(c.conn)
+	if err != nil {
+		return 0, 0, 0, c.error("credentials of", err)
+	}
+	return cred.PID, cred.UID, cred.GID, nil
+}
+
+func (c *Client) error(op string, err error) error {
+	return fmt.Errorf("unixsock: %s client of %s: %w", op, c.path, cause(err))
+}
+
+// cause takes the net package's prefix from an error: the address in it is the
+// one under which the socket was bound, which means nothing to the reader.
+func cause(err error) error {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return op.Err
+	}
+	return err
+}

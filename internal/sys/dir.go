@@ -1,0 +1,199 @@
+package sys
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Dir is a directory held open, so that what is done in it does not depend on
+// its path any more: nobody can put another directory or a symbolic link in the
+// way. Names are single path components.
+type Dir struct {
+	fd   int
+	path string
+}
+
+// FileInfo says which file a name stands for and what it is. A symbolic link
+// stands for itself.
+type FileInfo struct {
+	ID   FileID
+	Type uint32 // S_IFMT bits, e.g. syscall.S_IFSOCK
+	Perm uint32 // permission bits with setuid, setgid and sticky
+	UID  uint32
+}
+
+// FileID tells files apart for as long as they exist.
+type FileID struct{ Dev, Ino uint64 }
+
+// maxLinks is the number of symbolic links that the kernel follows in one path.
+const maxLinks = 40
+
+// OpenDir opens the directory at an absolute path. A symbolic link on the way
+// is followed only if root or this process's user owns it: the rule of
+// fs.protected_symlinks, for every directory. So no other user decides where
+// the path leads.
+func OpenDir(path string) (*Dir, error) {
+	if !strings.HasPrefix(path, "/") {
+		return nil, &os.PathError{Op: "open", Path: path, Err: unix.EINVAL}
+	}
+	d, err := openRoot()
+	if err != nil {
+		return nil, err
+	}
+	rest := strings.Split(path, "/")
+	for links := 0; len(rest) > 0; {
+		name := rest[0]
+		rest = rest[1:]
+		if name == "" || name == "." {
+			continue
+		}
+		next, target, err := d.step(name)
+		if target != "" {
+			if links++; links > maxLinks {
+				err = unix.ELOOP
+			}
+			rest = append(strings.Split(target, "/"), rest...)
+			if target[0] == '/' && err == nil {
+				next, err = openRoot()
+			}
+		}
+		if err != nil {
+			d.Close()
+			return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+		if next != nil {
+			d.Close()
+			d = next
+		}
+	}
+	d.path = path
+	return d, nil
+}
+
+func openRoot() (*Dir, error) {
+	fd, err := openRetry("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: "/", Err: err}
+	}
+	return &Dir{fd: fd, path: "/"}, nil
+}
+
+// step opens one component: the directory, or else the target of a symbolic link.
+func (d *Dir) step(name string) (next *Dir, target string, err error) {
+	fd, err := retryIO(func() (int, error) {
+		return unix.Openat(d.fd, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	next = &Dir{fd: fd, path: d.path + "/" + name}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		next.Close()
+		return nil, "", err
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		return next, "", nil
+	case unix.S_IFLNK:
+		defer next.Close()
+		if st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+			return nil, "", fmt.Errorf("%s is a symbolic link of user %d: %w", name, st.Uid, unix.ELOOP)
+		}
+		buf := make([]byte, unix.PathMax)
+		n, err := unix.Readlinkat(fd, "", buf)
+		if err == nil && n == 0 {
+			err = unix.ENOENT
+		}
+		return nil, string(buf[:max(n, 0)]), err
+	}
+	next.Close()
+	return nil, "", unix.ENOTDIR
+}
+
+// Sub opens a directory in d and follows no symbolic link.
+func (d *Dir) Sub(name string) (*Dir, error) {
+	next, target, err := d.step(name)
+	if err == nil && target != "" {
+		err = unix.ELOOP
+	}
+	return next, d.wrap("open", name, err)
+}
+
+// Mkdir makes a directory with exactly these permission bits, whatever the umask.
+func (d *Dir) Mkdir(name string, perm uint32) error {
+	if err := unix.Mkdirat(d.fd, name, perm); err != nil {
+		return d.wrap("mkdir", name, err)
+	}
+	sub, err := d.Sub(name)
+	if err != nil {
+		return err
+	}
+	defer sub.Close()
+	// An O_PATH descriptor cannot be given to fchmod.
+	return d.wrap("chmod", name, unix.Chmod(sub.ProcPath("."), perm))
+}
+
+// Stat looks at a name in d.
+func (d *Dir) Stat(name string) (FileInfo, error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(d.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return FileInfo{}, d.wrap("stat", name, err)
+	}
+	return FileInfo{
+		ID:   FileID{Dev: uint64(st.Dev), Ino: st.Ino},
+		Type: st.Mode & unix.S_IFMT,
+		Perm: st.Mode &^ unix.S_IFMT,
+		UID:  st.Uid,
+	}, nil
+}
+
+// SetRights sets owner and group, where they are not -1, and permission bits.
+// It would follow a symbolic link, so d must be writable for this user alone.
+func (d *Dir) SetRights(name string, perm uint32, uid, gid int) error {
+	// First the owner: the kernel may clear bits when it changes.
+	if err := unix.Fchownat(d.fd, name, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return d.wrap("chown", name, err)
+	}
+	return d.wrap("chmod", name, unix.Fchmodat(d.fd, name, perm, 0))
+}
+
+// MoveNew moves a file to another directory. It fails with EEXIST if the name
+// is taken there.
+func (d *Dir) MoveNew(name string, to *Dir, toName string) error {
+	return to.wrap("rename to", toName, unix.Renameat2(d.fd, name, to.fd, toName, unix.RENAME_NOREPLACE))
+}
+
+// Exchange swaps two files in one step: no moment without a file at each name.
+func (d *Dir) Exchange(name string, with *Dir, withName string) error {
+	return with.wrap("exchange", withName, unix.Renameat2(d.fd, name, with.fd, withName, unix.RENAME_EXCHANGE))
+}
+
+// Remove removes a file that is not a directory.
+func (d *Dir) Remove(name string) error {
+	return d.wrap("remove", name, unix.Unlinkat(d.fd, name, 0))
+}
+
+// Rmdir removes an empty directory.
+func (d *Dir) Rmdir(name string) error {
+	return d.wrap("rmdir", name, unix.Unlinkat(d.fd, name, unix.AT_REMOVEDIR))
+}
+
+// ProcPath is a path to a name in d for calls that take nothing else, and short
+// where a socket's address has little room. It needs /proc and is valid until Close.
+func (d *Dir) ProcPath(name string) string {
+	return fmt.Sprintf("/proc/self/fd/%d/%s", d.fd, name)
+}
+
+// Close lets the directory go.
+func (d *Dir) Close() error { return os.NewSyscallError("close", unix.Close(d.fd)) }
+
+func (d *Dir) wrap(op, name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &os.PathError{Op: op, Path: d.path + "/" + name, Err: err}
+}
