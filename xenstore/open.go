@@ -10,12 +10,15 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 )
 
 const (
 	defaultSocket = "/var/run/xenstored/socket"
 	defaultDevice = "/dev/xen/xenbus"
 	legacyDevice  = "/proc/xen/xenbus"
+
+	dialPause = 10 * time.Millisecond // longest pause before another connect
 )
 
 // OpenStream opens the raw stream of messages at path, and reports whether it is
@@ -51,6 +54,7 @@ func searchPath(path string, getenv func(string) string) []string {
 	return []string{socket, defaultDevice, legacyDevice}
 }
 
+// openOne opens what is at path, a socket or a device.
 func openOne(ctx context.Context, path string) (stream io.ReadWriteCloser, device bool, err error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -58,11 +62,8 @@ func openOne(ctx context.Context, path string) (stream io.ReadWriteCloser, devic
 	}
 	switch info.Mode().Type() {
 	case fs.ModeSocket:
-		conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
-		if err != nil {
-			return nil, false, reason(err)
-		}
-		return conn, false, nil
+		stream, err := dial(ctx, path)
+		return stream, false, err
 	case fs.ModeDevice | fs.ModeCharDevice:
 	default:
 		// /proc/xen/xenbus is a regular file by its mode; nothing else may be.
@@ -76,6 +77,23 @@ func openOne(ctx context.Context, path string) (stream io.ReadWriteCloser, devic
 		return nil, false, reason(err)
 	}
 	return f, true, nil
+}
+
+// dial connects to a socket. A listener whose queue is full, and oxenstored's
+// holds but one or two, lets a blocking connect wait and fails ours with EAGAIN.
+func dial(ctx context.Context, path string) (io.ReadWriteCloser, error) {
+	for {
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+		if err == nil {
+			return conn, nil
+		}
+		if !errors.Is(err, syscall.EAGAIN) {
+			return nil, reason(err)
+		}
+		if err := pause(ctx, dialPause); err != nil {
+			return nil, fmt.Errorf("the daemon does not accept connections: %w", err)
+		}
+	}
 }
 
 // reason takes the path out of an error, as openError has it already.

@@ -108,6 +108,42 @@ func TestOpen_errors(t *testing.T) {
 	equal(t, (&openError{errs: []error{fs.ErrPermission}}).hint(), "try again as root")
 }
 
+// A full queue is no failure: who is in it waits for its turn.
+func TestOpen_fullBacklog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	ok(t, err)
+	defer syscall.Close(fd)
+	ok(t, syscall.Bind(fd, &syscall.SockaddrUnix{Name: path}))
+	ok(t, syscall.Listen(fd, 0))
+	first, err := Open(t.Context(), path)
+	ok(t, err)
+	defer first.Close()
+
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := Open(ctx, path); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	errs := make(chan error)
+	go func() {
+		s, err := Open(t.Context(), path)
+		if err == nil {
+			err = s.Close()
+		}
+		errs <- err
+	}()
+	select {
+	case err := <-errs:
+		t.Fatalf("came back with %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	accepted, _, err := syscall.Accept(fd)
+	ok(t, err)
+	defer syscall.Close(accepted)
+	ok(t, <-errs)
+}
+
 // A device must be on the runtime's poller, or Close would wait for Read.
 func TestOpenStream_closeWakesDevice(t *testing.T) {
 	stream, device, err := OpenStream(t.Context(), "/dev/ptmx")

@@ -46,13 +46,21 @@ func (s *Store) Tx(ctx context.Context, f func(*Tx) error) error {
 		if !conflict {
 			return err
 		}
-		pause := time.NewTimer(rand.N(limit))
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			pause.Stop()
-			return opError(wire.TransactionEnd, "", ctx.Err())
+		if err := pause(ctx, limit); err != nil {
+			return opError(wire.TransactionEnd, "", err)
 		}
+	}
+}
+
+// pause waits for a random time below limit, or fails when ctx ends.
+func pause(ctx context.Context, limit time.Duration) error {
+	timer := time.NewTimer(rand.N(limit))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
