@@ -99,8 +99,10 @@ func SendMsg(c *net.UnixConn, msg []byte, pass ...*Handle) error {
 }
 
 // RecvMsg receives one message into buf, and up to max descriptors, which
-// become the caller's. A message that does not fit, in bytes or in
-// descriptors, is an error, and none of its descriptors stays open.
+// become the caller's. A message that does not fit into buf is EMSGSIZE. If not
+// all descriptors could be received, because there were more than max or this
+// process has no room for them, the error is EMFILE, none of them stays open,
+// and the bytes of the message are good all the same.
 func RecvMsg(c *net.UnixConn, buf []byte, max int) (int, []*Handle, error) {
 	oob := make([]byte, unix.CmsgSpace(4*max))
 	n, oobn, flags, _, err := c.ReadMsgUnix(buf, oob)
@@ -108,15 +110,17 @@ func RecvMsg(c *net.UnixConn, buf []byte, max int) (int, []*Handle, error) {
 		return 0, nil, err
 	}
 	hs, err := parseRights(oob[:oobn])
-	if err == nil && flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
-		err = os.NewSyscallError("recvmsg", unix.EMSGSIZE)
-	}
-	if err == nil && len(hs) > max {
-		err = os.NewSyscallError("recvmsg", unix.EMSGSIZE)
+	switch {
+	case err != nil:
+		n = 0
+	case flags&unix.MSG_TRUNC != 0:
+		n, err = 0, os.NewSyscallError("recvmsg", unix.EMSGSIZE)
+	case flags&unix.MSG_CTRUNC != 0 || len(hs) > max:
+		err = os.NewSyscallError("recvmsg", unix.EMFILE)
 	}
 	if err != nil {
 		CloseAll(hs)
-		return 0, nil, err
+		return n, nil, err
 	}
 	return n, hs, nil
 }
