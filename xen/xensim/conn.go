@@ -148,28 +148,53 @@ func (c *Conn) isClosed() bool {
 // errReply says that the host answered something that it never should.
 var errReply = fmt.Errorf("reply of the hypervisor makes no sense: %w", syscall.EBADMSG)
 
+// undo is the hypercall that gives back what another one has given, by the first
+// of its results.
+var undo = map[Op]Op{
+	OpAllocUnbound: OpClosePort, OpBindInterdomain: OpClosePort, OpShare: OpUnshare, OpMap: OpUnmap,
+}
+
 // call makes a hypercall and returns the results, and at most maxPass
 // descriptors, which are the caller's.
 func (c *Conn) call(op Op, maxPass int, args ...uint32) ([]uint32, []*sys.Handle, error) {
 	c.callMu.Lock()
 	defer c.callMu.Unlock()
-	buf := make([]byte, maxMessage)
-	var n int
-	var hs []*sys.Handle
-	err := sys.SendMsg(c.sock, encode(uint32(op), args...))
-	if err == nil {
-		n, hs, err = sys.RecvMsg(c.sock, buf, maxPass)
+	words, hs, err := c.exchange(op, maxPass, args...)
+	if errors.Is(err, errLost) && undo[op] != 0 && len(words) > 0 {
+		_, _, _ = c.exchange(undo[op], 0, words[0])
 	}
 	if err != nil {
+		return nil, nil, err
+	}
+	return words, hs, nil
+}
+
+// errLost says that a hypercall worked, but this process had no room for the
+// descriptors.
+var errLost = fmt.Errorf("no room for descriptors: %w", syscall.EMFILE)
+
+// exchange sends a request and receives its reply; callMu is held. With an
+// error there are no descriptors.
+func (c *Conn) exchange(op Op, maxPass int, args ...uint32) ([]uint32, []*sys.Handle, error) {
+	buf := make([]byte, maxMessage)
+	if err := sys.SendMsg(c.sock, encode(uint32(op), args...)); err != nil {
+		return nil, nil, c.brokenError(err)
+	}
+	n, hs, err := sys.RecvMsg(c.sock, buf, maxPass)
+	lost := n > 0 && errors.Is(err, syscall.EMFILE)
+	if err != nil && !lost {
 		return nil, nil, c.brokenError(err)
 	}
 	errno, words, err := decode(buf[:n])
-	if err == nil && errno != 0 {
+	switch {
+	case err == nil && errno != 0:
 		err = syscall.Errno(errno)
+	case err == nil && lost:
+		err = errLost
 	}
 	if err != nil {
 		sys.CloseAll(hs)
-		return nil, nil, err
+		return words, nil, err
 	}
 	return words, hs, nil
 }

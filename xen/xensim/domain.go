@@ -68,7 +68,7 @@ type limits struct {
 }
 
 var (
-	guestLimits = limits{ports: 1023, grants: 1024, mapped: 1024, sessions: 64}
+	guestLimits = limits{ports: 1023, grants: 1024, mapped: 1024, sessions: 16}
 	dom0Limits  = limits{ports: 16383, grants: 16384, mapped: 16384, sessions: 512}
 )
 
@@ -235,14 +235,15 @@ func (h *Host) ShutdownDomain(id xen.DomID) error {
 	h.adminMu.Lock()
 	defer h.adminMu.Unlock()
 	d, err := h.find(id)
-	if err == nil {
-		h.mu.Lock()
-		d.state = StateShutdown
-		h.mu.Unlock()
-		h.store.ShutdownDomain(id)
-	}
 	if err != nil {
 		return fmt.Errorf("shut down domain %v: %w", id, err)
+	}
+	h.mu.Lock()
+	was := d.state
+	d.state = StateShutdown
+	h.mu.Unlock()
+	if was == StateRunning {
+		h.store.ShutdownDomain(id)
 	}
 	return nil
 }

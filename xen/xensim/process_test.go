@@ -336,6 +336,46 @@ func roundTrip0(t *testing.T, c *xensim.Conn) {
 	_ = ch.Close()
 }
 
+// A process without room for descriptors loses the one hypercall, not its
+// connection.
+func TestProcess_noDescriptorsLeft(t *testing.T) {
+	dir := t.TempDir()
+	host := start(t, nil, "host", dir)
+	host.line(t, "ready")
+	c := connect(t, dir, 0)
+	var old syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	few := old
+	few.Cur = 3 // what is open stays open
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &few); err != nil {
+		t.Fatal(err)
+	}
+	_, err1 := c.AllocUnbound(0)
+	_, err2 := c.SharePages(0, 1)
+	_, err3 := c.OpenStore(t.Context())
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{err1, err2, err3} {
+		if !errors.Is(err, syscall.EMFILE) {
+			t.Errorf("got %v, want EMFILE", err)
+		}
+	}
+	ch, err := c.AllocUnbound(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mem, err := c.SharePages(0, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ch.Port() != 1 || mem.Refs()[0] != 8 {
+		t.Errorf("got port %v and reference %v: the failed hypercalls left theirs behind", ch.Port(), mem.Refs()[0])
+	}
+}
+
 func TestConnect_credentials(t *testing.T) {
 	dir, err := os.MkdirTemp("", "xensim") // one that other users can enter
 	if err != nil {

@@ -20,7 +20,7 @@ const (
 	// flight, that a client can leave unread (bytes).
 	replyBuffer = 16 << 10
 	// maxStreams is how many store streams a connection may have.
-	maxStreams = 64
+	maxStreams = 16
 )
 
 // session is one connection of a domain. What a domain gets through it goes
