@@ -98,7 +98,7 @@ func (m model) rm(dom xen.DomID, path string) syscall.Errno {
 
 func (m model) setPerms(dom xen.DomID, path string, owner xen.DomID, guest string) syscall.Errno {
 	if _, there := m[path]; !there {
-		return m.check(dom, path, "owner")
+		return m.check(dom, path, "w")
 	}
 	if dom != 0 && m[path].owner != dom {
 		return syscall.EACCES

@@ -43,6 +43,9 @@ func (s *Server) find(r request, path string, want may) (*node, error) {
 		}
 		return n, nil
 	}
+	if want == mayOwn {
+		want = mayWrite // nobody owns what is not there
+	}
 	for path != "/" {
 		path, _ = split(path)
 		if n := r.node(path); n != nil {

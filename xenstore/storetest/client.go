@@ -130,7 +130,7 @@ func (c *client) want(want string, typ wire.Type, payload string) {
 func (c *client) wantTx(tx uint32, want string, typ wire.Type, payload string) {
 	c.t.Helper()
 	if got := c.do(typ, tx, payload); got != want {
-		c.t.Errorf("%s: %v %s = %q, want %q", c.name, typ, abbreviate(payload), got, want)
+		c.t.Errorf("%s: %v %s = %s, want %s", c.name, typ, abbreviate(payload), abbreviate(got), abbreviate(want))
 	}
 }
 

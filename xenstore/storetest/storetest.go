@@ -27,8 +27,8 @@ type Flavour int
 const (
 	// C is xenstored, and whatever behaves like it.
 	C Flavour = iota
-	// OCaml is oxenstored: sorted directories, RM of anything absent is fine,
-	// large replies instead of E2BIG, no DIRECTORY_PART, quota errors of its own.
+	// OCaml is oxenstored: sorted directories, large replies instead of E2BIG, no
+	// DIRECTORY_PART, EIO for an unknown transaction, quota errors of its own.
 	OCaml
 )
 

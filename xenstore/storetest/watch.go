@@ -62,7 +62,7 @@ var watchCases = map[string]func(*testing.T, suite){
 		c, dir := s.dir(t)
 		w := s.open(t)
 		c.ok(wire.Write, dir+"/a/b/c/d\x00v")
-		for _, watch := range []string{"/a\x00top\x00", "/a/b\x00mid\x00", "/a/b/c/d\x00low\x00", "/a/none\x00none\x00"} {
+		for _, watch := range []string{"/a\x00top\x00", "/a/b\x00mid\x00", "/a/b/c/d\x00low\x00"} {
 			w.ok(wire.Watch, dir+watch)
 		}
 		w.sync()
@@ -107,13 +107,6 @@ var watchCases = map[string]func(*testing.T, suite){
 		c.ok(wire.Write, dir+"/x\x00")
 		c.wantEvents(dir + "/x=w2")
 	},
-	"transaction ids are ignored": func(t *testing.T, s suite) {
-		c, dir := s.dir(t)
-		tx := c.start()
-		c.okTx(tx, wire.Watch, dir+"\x00w\x00")
-		c.wantEvents(dir + "=w")
-		c.okTx(tx, wire.Unwatch, dir+"\x00w\x00")
-	},
 	"special nodes": func(t *testing.T, s suite) {
 		c := s.open(t)
 		c.ok(wire.Watch, "@introduceDomain\x00i\x00")
@@ -127,17 +120,5 @@ var watchCases = map[string]func(*testing.T, suite){
 		}
 		c.ok(wire.Unwatch, "@introduceDomain\x00i\x00")
 		c.ok(wire.Unwatch, "@releaseDomain\x00r\x00")
-	},
-	"many unread events do not hold up others": func(t *testing.T, s suite) {
-		c, dir := s.dir(t)
-		stream := s.Open(t) // never read
-		defer stream.Close()
-		b := wire.Append(nil, wire.Message{Type: wire.Watch, Payload: []byte(dir + "\x00w\x00")})
-		if _, err := stream.Write(b); err != nil {
-			t.Fatal(err)
-		}
-		for i := range 4000 {
-			c.ok(wire.Write, dir+"/"+strings.Repeat("n", 100+i%50)+"\x00v")
-		}
 	},
 }
