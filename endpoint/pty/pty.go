@@ -37,7 +37,9 @@ const (
 // caller's user.
 type Config struct {
 	// Line is set from the start, and again each time the last opener of the
-	// slave has left.
+	// slave has left. That takes a moment, as it is we who do it and not the
+	// kernel: who opens the slave in the same moment may find the mode that
+	// the last one left.
 	Line Line
 	// Mode holds the slave's permission bits; zero means 0600.
 	Mode fs.FileMode

@@ -202,17 +202,28 @@ func (e *Endpoint) publish(private *sys.Dir, bound string, dir *sys.Dir, name st
 		return err
 	}
 	e.id = info.ID
-	err = private.MoveNew(bound, dir, name)
-	if !errors.Is(err, fs.ErrExist) {
-		return err
+	for try := 1; ; try++ {
+		err := private.MoveNew(bound, dir, name)
+		if errors.Is(err, fs.ErrExist) {
+			err = replace(private, bound, dir, name, cfg.Path)
+		}
+		// What was there has just gone by itself: its owner stopped.
+		if !errors.Is(err, fs.ErrNotExist) || try == 3 {
+			return err
+		}
 	}
-	return replace(private, bound, dir, name, cfg.Path)
 }
 
-// replace puts our socket at a name that is taken, if what is there may go.
-// The exchange is one step, and what we got by it is looked at again: another
-// process may have replaced the old socket with a live one since.
+// replace puts our socket at a name that is taken, if what is there may go. The
+// lock keeps others of our kind from doing the same between look and exchange.
+// Programs that know nothing of it might, so what the exchange gave us is
+// looked at again.
 func replace(private *sys.Dir, bound string, dir *sys.Dir, name, path string) error {
+	lock, err := lockDir(dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	if err := checkAbandoned(dir, name, path); err != nil {
 		return err
 	}
@@ -223,6 +234,20 @@ func replace(private *sys.Dir, bound string, dir *sys.Dir, name, path string) er
 		return errors.Join(err, private.Exchange(bound, dir, name))
 	}
 	return private.Remove(bound)
+}
+
+// lockDir waits only briefly for the lock: who may read the directory can take
+// it too, and keep it.
+func lockDir(dir *sys.Dir) (*os.File, error) {
+	for end := time.Now().Add(2 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		lock, err := dir.TryLock()
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return lock, err
+		}
+		if time.Now().After(end) {
+			return nil, fmt.Errorf("another program has the directory locked; see lslocks(8): %w", err)
+		}
+	}
 }
 
 // checkAbandoned tells why a file may not be replaced; path is another way to it.
@@ -240,6 +265,8 @@ func checkAbandoned(dir *sys.Dir, name, path string) error {
 		conn.Close()
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		return err
 	case errors.Is(err, syscall.EACCES):
 		return fmt.Errorf("there is a socket of user %d, and no right to see whether somebody listens: %w", info.UID, err)
 	}

@@ -182,6 +182,21 @@ func (d *Dir) Rmdir(name string) error {
 	return d.wrap("rmdir", name, unix.Unlinkat(d.fd, name, unix.AT_REMOVEDIR))
 }
 
+// TryLock takes an advisory lock (flock(2)) on the directory until the file that
+// it returns is closed. It fails with EWOULDBLOCK while another one has it.
+func (d *Dir) TryLock() (*os.File, error) {
+	fd, err := openRetry(d.ProcPath("."), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	if err != nil {
+		return nil, d.wrap("open", ".", err)
+	}
+	f := os.NewFile(uintptr(fd), d.path)
+	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, d.wrap("flock", ".", err)
+	}
+	return f, nil
+}
+
 // ProcPath is a path to a name in d for calls that take nothing else, and short
 // where a socket's address has little room. It needs /proc and is valid until Close.
 func (d *Dir) ProcPath(name string) string {
