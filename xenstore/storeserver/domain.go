@@ -90,7 +90,6 @@ func (s *Server) release(dom xen.DomID) {
 	for c := range s.conns {
 		if c.dom.id == dom {
 			c.drop()
-			s.reset(c) // at once: a dead domain watches nothing
 		}
 	}
 	for _, d := range s.domains {

@@ -257,3 +257,30 @@ func TestServer_targetGivesRights(t *testing.T) {
 		t.Errorf("Read after the target's end: %v, want EACCES", err)
 	}
 }
+
+func TestServer_rightsOfTheDeadAreNotInherited(t *testing.T) {
+	s, _ := newServer(t)
+	dom0, old := pipe(s, 0), pipe(s, 5)
+	defer dom0.Close()
+	s.IntroduceDomain(5)
+	must(t, dom0, wire.Write, "/shared/secret\x00v")
+	must(t, dom0, wire.SetPerms, "/shared/secret\x00n0\x00b5\x00r6\x00")
+	must(t, dom0, wire.SetPerms, "@releaseDomain\x00n0\x00r5\x00")
+	must(t, old, wire.Read, "/shared/secret\x00")
+	s.ReleaseDomain(5)
+	if n, err := old.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("Read of the dead domain's connection = %d, %v; want EOF", n, err)
+	}
+	s.IntroduceDomain(5) // another domain of that number
+	young := pipe(s, 5)
+	defer young.Close()
+	if got, err := ask(t, young, wire.Read, "/shared/secret\x00"); err != syscall.EACCES {
+		t.Errorf("the next domain 5 reads %q, %v; want EACCES", got, err)
+	}
+	if perms := must(t, dom0, wire.GetPerms, "/shared/secret\x00"); perms != "n0\x00r6\x00" {
+		t.Errorf("permissions are %q, want those of the living", perms)
+	}
+	if perms := s.special[releaseDomain]; len(perms) != 1 {
+		t.Errorf("@releaseDomain has %v, want n0", perms)
+	}
+}
