@@ -12,16 +12,16 @@ var guestCases = map[string]func(*testing.T, suite){
 		c, dir := s.dir(t)
 		g := s.guest(t, c, dir)
 		for perms, may := range map[string]struct{ read, write bool }{
-			"n0\x00":                                  {false, false},
-			"r0\x00":                                  {true, false},
-			"w0\x00":                                  {false, true},
-			"b0\x00":                                  {true, true},
-			fmt.Sprintf("n0\x00r%d\x00", g.dom):       {true, false},
-			fmt.Sprintf("b0\x00n%d\x00", g.dom):       {false, false},
-			fmt.Sprintf("n0\x00w%d\x00", g.dom):       {false, true},
-			fmt.Sprintf("n%d\x00", g.dom):             {true, true},
-			fmt.Sprintf("n%d\x00n%[1]d\x00", g.dom):   {true, true},
-			fmt.Sprintf("n0\x00r1\x00b%d\x00", g.dom): {true, true},
+			"n0\x00":                                      {false, false},
+			"r0\x00":                                      {true, false},
+			"w0\x00":                                      {false, true},
+			"b0\x00":                                      {true, true},
+			fmt.Sprintf("n0\x00r%d\x00", g.dom):           {true, false},
+			fmt.Sprintf("b0\x00n%d\x00", g.dom):           {false, false},
+			fmt.Sprintf("n0\x00w%d\x00", g.dom):           {false, true},
+			fmt.Sprintf("n%d\x00", g.dom):                 {true, true},
+			fmt.Sprintf("n%d\x00n%[1]d\x00", g.dom):       {true, true},
+			fmt.Sprintf("n0\x00r32700\x00b%d\x00", g.dom): {true, true},
 		} {
 			node := dir + "/node"
 			c.ok(wire.Write, node+"\x00v")
