@@ -214,6 +214,7 @@ func (h *Host) admit(c *net.UnixConn) {
 	}
 	s := &session{
 		host: h, conn: c, uid: cred.UID,
+		slot:    make(chan struct{}, maxStreams),
 		ports:   make(map[*port]struct{}),
 		shares:  make(map[uint32]*share),
 		maps:    make(map[uint32]*mapping),

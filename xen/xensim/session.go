@@ -2,7 +2,6 @@ package xensim
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"syscall"
 	"time"
@@ -19,8 +18,11 @@ const (
 	// replyBuffer bounds the replies, and with them the descriptors in
 	// flight, that a client can leave unread (bytes).
 	replyBuffer = 16 << 10
-	// maxStreams is how many store streams a connection may have.
-	maxStreams = 16
+	// maxStreams is how many store streams a connection may have; for one
+	// more it waits up to streamTimeout, as the store learns of a stream's
+	// end a little later than the client.
+	maxStreams    = 16
+	streamTimeout = time.Second
 )
 
 // session is one connection of a domain. What a domain gets through it goes
@@ -29,7 +31,8 @@ type session struct {
 	host *Host
 	conn *net.UnixConn
 	uid  uint32
-	dom  *domain // set by hello, before the session is visible to others
+	dom  *domain       // set by hello
+	slot chan struct{} // capacity maxStreams: one value a stream
 
 	// Guarded by host.mu:
 	released bool
@@ -156,17 +159,26 @@ func (s *session) hello(args []uint32) (reply, error) {
 
 // openStore starts a xenstore stream as the session's domain.
 func (s *session) openStore([]uint32) (reply, error) {
+	h := s.host
+	select {
+	case s.slot <- struct{}{}:
+	case <-h.done:
+		return reply{}, syscall.ESHUTDOWN
+	case <-time.After(streamTimeout):
+		return reply{}, syscall.ENOSPC
+	}
 	ours, theirs, err := sys.Socketpair()
 	if err != nil {
+		<-s.slot
 		return reply{}, err
 	}
-	h := s.host
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if s.released || len(s.streams) >= maxStreams {
+	if s.released {
 		_ = ours.Close()
 		_ = theirs.Close()
-		return reply{}, fmt.Errorf("store stream: %w", syscall.ENOSPC)
+		<-s.slot
+		return reply{}, syscall.ESRCH
 	}
 	s.streams[ours] = struct{}{}
 	dom := s.dom.id
@@ -177,8 +189,9 @@ func (s *session) openStore([]uint32) (reply, error) {
 func (s *session) serveStream(ours *net.UnixConn, dom xen.DomID) {
 	_ = s.host.store.ServeConn(ours, dom) // closes the stream
 	s.host.mu.Lock()
-	defer s.host.mu.Unlock()
 	delete(s.streams, ours)
+	s.host.mu.Unlock()
+	<-s.slot
 }
 
 // newID numbers the session's shares and mappings; the host's mu is held.
