@@ -196,3 +196,23 @@ func TestRunTest_limitAndFailure(t *testing.T) {
 		t.Errorf("status %d, error %v, output %q", status, err, out.String())
 	}
 }
+
+func TestReserve_isExclusive(t *testing.T) {
+	dir := t.TempDir()
+	one, two := &Rig{dir: dir}, &Rig{dir: dir}
+	release, err := one.Reserve(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := two.Reserve(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a reserved machine was reserved again: %v", err)
+	}
+	release()
+	release, err = two.Reserve(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	release()
+}

@@ -94,8 +94,19 @@ func (r *Rig) logf(format string, args ...any) {
 
 // lock keeps other processes from building, starting and stopping.
 func (r *Rig) lock(ctx context.Context) (unlock func(), err error) {
+	return r.waitLock(ctx, "lock")
+}
+
+// Reserve waits until no other process has reserved the machine, and keeps it
+// until release is called: tests run one after the other, because each may start
+// another machine and destroys the guests of a failure. Reserve before Up.
+func (r *Rig) Reserve(ctx context.Context) (release func(), err error) {
+	return r.waitLock(ctx, "reserved")
+}
+
+func (r *Rig) waitLock(ctx context.Context, name string) (unlock func(), err error) {
 	for {
-		f, err := sys.LockFile(filepath.Join(r.dir, "lock"))
+		f, err := sys.LockFile(filepath.Join(r.dir, name))
 		if err == nil {
 			return func() { f.Close() }, nil
 		}
@@ -104,7 +115,7 @@ func (r *Rig) lock(ctx context.Context) (unlock func(), err error) {
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("another process builds or boots the rig: %w", ctx.Err())
+			return nil, fmt.Errorf("another process uses the rig: %w", ctx.Err())
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
@@ -130,8 +141,7 @@ func (r *Rig) Up(ctx context.Context, o Options) error {
 	}
 	defer unlock()
 	if r.alive() {
-		m, err := r.machine()
-		if err == nil && m.Key == r.key && m.Options.OXenstored == o.OXenstored && exists(r.run("share", "ready")) {
+		if r.is(o) {
 			return nil
 		}
 		r.logf("the running machine is not the wanted one, stopping it")
@@ -145,6 +155,15 @@ func (r *Rig) Up(ctx context.Context, o Options) error {
 	}
 	return r.boot(ctx, images, o)
 }
+
+// is reports whether the machine that runs is of this version and these options.
+func (r *Rig) is(o Options) bool {
+	m, err := r.machine()
+	return err == nil && m.Key == r.key && m.Options.OXenstored == o.OXenstored && exists(r.run("share", "ready"))
+}
+
+// Running reports whether a machine takes jobs, of whatever options it is.
+func (r *Rig) Running() bool { return r.alive() && exists(r.run("share", "ready")) }
 
 // Down stops the machine, if there is one. Nothing in it is kept.
 func (r *Rig) Down(ctx context.Context) error {

@@ -10,7 +10,9 @@
 //	rigctl status
 //	rigctl down                     stop the machine
 //
-// exec and test start a machine when none runs. Flags: -oxenstored takes the
+// exec and test start a machine when none runs. exec takes the one that runs as it
+// is; up and test replace it when it is of another kind, and tests of several
+// processes wait for each other. Flags: -oxenstored takes the
 // OCaml xenstored; -idle DURATION stops a machine without work; -with FILE (for
 // test, several times) puts a program into the test's PATH.
 package main
@@ -31,7 +33,7 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGQUIT) // go test quits what hangs
 	defer stop()
 	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
@@ -57,7 +59,7 @@ type command struct {
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	verbs := map[string]func(*command, context.Context) (int, error){
 		"build": func(c *command, ctx context.Context) (int, error) { return 0, c.rig.Build(ctx) },
-		"up":    func(c *command, ctx context.Context) (int, error) { return 0, c.rig.Up(ctx, c.opts) },
+		"up":    (*command).up,
 		"down":  func(c *command, ctx context.Context) (int, error) { return 0, c.rig.Down(ctx) },
 		"exec":  (*command).exec,
 		"test":  (*command).test,
@@ -110,6 +112,18 @@ func (c *command) parse(verb string, args []string) error {
 	return nil
 }
 
+// up may replace a machine, so it waits for tests that use it.
+func (c *command) up(ctx context.Context) (int, error) {
+	release, err := c.rig.Reserve(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
+	return 0, c.rig.Up(ctx, c.opts)
+}
+
+// exec takes the machine that runs as it is, beside a test too: it is how one
+// looks into a test that hangs.
 func (c *command) exec(ctx context.Context) (int, error) {
 	script := c.inline
 	switch {
@@ -136,8 +150,10 @@ func (c *command) exec(ctx context.Context) (int, error) {
 		}
 		script = "set -- " + strings.Join(words, " ") + "\n" + script
 	}
-	if err := c.rig.Up(ctx, c.opts); err != nil {
-		return 0, err
+	if !c.rig.Running() {
+		if _, err := c.up(ctx); err != nil {
+			return 0, err
+		}
 	}
 	return c.rig.Run(ctx, rig.Job{Script: script, Limit: c.limit}, c.stdout, c.stderr)
 }
@@ -146,6 +162,11 @@ func (c *command) test(ctx context.Context) (int, error) {
 	if len(c.args) == 0 {
 		return 0, errors.New("test needs a test binary")
 	}
+	release, err := c.rig.Reserve(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
 	if err := c.rig.Up(ctx, c.opts); err != nil {
 		return 0, err
 	}
