@@ -149,11 +149,15 @@ func (s *suite) maskHolds(t *testing.T) {
 func (s *suite) unmaskTwice(t *testing.T) {
 	front, back := s.pair(t)
 	unmask(t, back)
-	unmask(t, back)
-	notify(t, front)
-	wait(t, back)
-	notify(t, front)
 	done := waiting(back)
+	stillWaiting(t, done)
+	unmask(t, back) // also while a Wait is in progress
+	notify(t, front)
+	if err := result(t, done); err != nil {
+		t.Fatalf("Wait: %v", err)
+	}
+	notify(t, front)
+	done = waiting(back)
 	stillWaiting(t, done) // the extra ones were not saved up
 	unmask(t, back)
 	if err := result(t, done); err != nil {
