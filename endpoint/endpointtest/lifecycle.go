@@ -21,7 +21,7 @@ func leaveWhileWriteBlocks(t *testing.T, h Harness) {
 	if p.host.Gone() {
 		t.Error("gone while Write blocks")
 	}
-	p.raw.Close()
+	_ = p.raw.Close()
 	gone()
 	if r := sent(); !errors.Is(r.err, syscall.EPIPE) {
 		t.Errorf("Write: %d, %v, want EPIPE", r.n, r.err)
@@ -43,7 +43,7 @@ func leaveGone(t *testing.T, h Harness) {
 	}
 	gone := start(t, "WaitGone", func() bool { p.host.WaitGone(); return true })
 	time.Sleep(pause)
-	p.raw.Close()
+	_ = p.raw.Close()
 	gone()
 	if !p.host.Gone() {
 		t.Error("not gone after it left")
@@ -58,7 +58,7 @@ func leaveGone(t *testing.T, h Harness) {
 	if !p.host.Gone() {
 		t.Error("not gone after EOF")
 	}
-	p.host.Close()
+	_ = p.host.Close()
 	if !p.host.Gone() {
 		t.Error("not gone after Close")
 	}
@@ -79,9 +79,9 @@ func turnMany(t *testing.T, h Harness) {
 			t.Fatal(r.err)
 		}
 		same(t, "to the client", readFull(t, raw, len(want)), want)
-		raw.Close()
+		_ = raw.Close()
 		same(t, "from the client", readAll(t, host), want)
-		host.Close()
+		_ = host.Close()
 		if t.Failed() {
 			t.Fatalf("at client %d", i)
 		}
@@ -97,7 +97,7 @@ func turnSecond(t *testing.T, h Harness) {
 		t.Fatal(r.err)
 	}
 	if !h.Shared {
-		p.raw.Close()
+		_ = p.raw.Close()
 		if rest := readAll(t, p.host); len(rest) > 0 {
 			t.Errorf("the first client sent %q", rest)
 		}
@@ -108,20 +108,20 @@ func turnSecond(t *testing.T, h Harness) {
 	}
 	noAccept(t, p.ep)
 	same(t, "from the second opener", readFull(t, p.host, 6), []byte("second"))
-	p.raw.Close()
+	_ = p.raw.Close()
 	time.Sleep(pause)
 	if p.host.Gone() {
 		t.Error("gone while the second one is there")
 	}
 	// The one who is still there becomes the next client at once.
-	p.host.Close()
+	_ = p.host.Close()
 	host := accept(t, p.ep)
 	defer host.Close()
 	if r := writeAll(second, []byte("again"))(); r.err != nil {
 		t.Fatal(r.err)
 	}
 	same(t, "from the same opener", readFull(t, host, 5), []byte("again"))
-	second.Close()
+	_ = second.Close()
 	host.WaitGone()
 }
 
@@ -194,7 +194,7 @@ func closeWakesClient(t *testing.T, h Harness) {
 		t.Error("not gone after Close")
 	}
 	// Closing it did no harm to those who come later.
-	p.raw.Close()
+	_ = p.raw.Close()
 	raw := h.Dial(t, p.ep.Path())
 	defer raw.Close()
 	host := accept(t, p.ep)

@@ -118,7 +118,7 @@ func noAccept(t *testing.T, ep endpoint.Endpoint) {
 	ctx, cancel := context.WithTimeout(context.Background(), pause)
 	defer cancel()
 	if c, err := ep.Accept(ctx); err == nil {
-		c.Close()
+		_ = c.Close()
 		t.Fatal("Accept returned a client too many")
 	}
 }

@@ -72,7 +72,7 @@ func transferBothWays(t *testing.T, h Harness) {
 			t.Errorf("Write: %d, %v", r.n, r.err)
 		}
 	}
-	p.raw.Close()
+	_ = p.raw.Close()
 	if rest := readAll(t, p.host); len(rest) > 0 {
 		t.Errorf("%d bytes too many", len(rest))
 	}
@@ -97,7 +97,7 @@ func transferWrittenAndLeft(t *testing.T, h Harness) {
 	if _, err := host.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("Read again: %v, want EOF", err)
 	}
-	host.Close()
+	_ = host.Close()
 	noAccept(t, ep)
 }
 
@@ -109,7 +109,7 @@ func transferLeftBeforeAccept(t *testing.T, h Harness) {
 	if r := writeAll(raw, want)(); r.err != nil {
 		t.Fatal(r.err)
 	}
-	raw.Close()
+	_ = raw.Close()
 	host := accept(t, ep)
 	defer host.Close()
 	if !host.Gone() {
@@ -189,7 +189,7 @@ func transferHalfClosed(t *testing.T, h Harness) {
 	if p.host.Gone() {
 		t.Error("a half-closed client is gone after Write")
 	}
-	p.raw.Close()
+	_ = p.raw.Close()
 	gone()
 	if _, err := p.host.Write(want); !errors.Is(err, syscall.EPIPE) {
 		t.Errorf("Write: %v, want EPIPE", err)
@@ -208,7 +208,7 @@ func leaveInTheMiddle(t *testing.T, h Harness) {
 		}
 	})
 	got := readFull(t, p.raw, 100<<10)
-	p.raw.Close()
+	_ = p.raw.Close()
 	if !bytes.HasPrefix(want, got) {
 		t.Error("the bytes before differ")
 	}

@@ -71,9 +71,9 @@ func (w *watcher) start() error {
 	}
 	if err != nil {
 		if epoll != nil {
-			epoll.Close()
+			_ = epoll.Close()
 		}
-		opens.Close()
+		_ = opens.Close()
 		return err
 	}
 	w.ptys, w.epoll, w.opens = make(map[int32]*Endpoint), epoll, opens

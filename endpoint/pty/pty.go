@@ -73,7 +73,7 @@ func Open(cfg Config) (*Endpoint, error) {
 	}
 	e := &Endpoint{file: file, changed: make(chan struct{})}
 	if err := e.setUp(cfg); err != nil {
-		file.Close()
+		_ = file.Close()
 		return nil, fmt.Errorf("pty: %w", err)
 	}
 	return e, nil

@@ -153,7 +153,7 @@ func openPrivate(dir *sys.Dir, name string) (*sys.Dir, error) {
 		err = fmt.Errorf("somebody replaced the directory %s: %w", name, syscall.EPERM)
 	}
 	if err != nil {
-		private.Close()
+		_ = private.Close()
 		return nil, err
 	}
 	return private, nil
@@ -173,7 +173,7 @@ func listenIn(private, dir *sys.Dir, name string, cfg Config) (*Endpoint, error)
 	ln.SetUnlinkOnClose(false) // it would remove what has that name then
 	e := &Endpoint{path: cfg.Path, ln: ln}
 	if err := e.publish(private, bound, dir, name, cfg); err != nil {
-		ln.Close()
+		_ = ln.Close()
 		// Fails if what was moved out of the way could not be moved back; it
 		// is better left where it is than removed.
 		_ = private.Remove(bound)
@@ -262,7 +262,7 @@ func checkAbandoned(dir *sys.Dir, name, path string) error {
 	conn, err := net.DialTimeout("unix", path, time.Second)
 	switch {
 	case err == nil:
-		conn.Close()
+		_ = conn.Close()
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return nil
 	case errors.Is(err, fs.ErrNotExist):

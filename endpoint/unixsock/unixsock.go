@@ -63,7 +63,7 @@ func (e *Endpoint) Accept(ctx context.Context) (endpoint.Client, error) {
 	}
 	rc, err := conn.SyscallConn()
 	if err != nil {
-		conn.Close()
+		_ = conn.Close()
 		return nil, e.acceptError(err)
 	}
 	return &Client{path: e.path, conn: conn, rc: rc}, nil

@@ -61,11 +61,11 @@ func OpenDir(path string) (*Dir, error) {
 			}
 		}
 		if err != nil {
-			d.Close()
+			_ = d.Close()
 			return nil, &os.PathError{Op: "open", Path: path, Err: err}
 		}
 		if next != nil {
-			d.Close()
+			_ = d.Close()
 			d = next
 		}
 	}
@@ -92,7 +92,7 @@ func (d *Dir) step(name string) (next *Dir, target string, err error) {
 	next = &Dir{fd: fd, path: d.path + "/" + name}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		next.Close()
+		_ = next.Close()
 		return nil, "", err
 	}
 	switch st.Mode & unix.S_IFMT {
@@ -110,7 +110,7 @@ func (d *Dir) step(name string) (next *Dir, target string, err error) {
 		}
 		return nil, string(buf[:max(n, 0)]), err
 	}
-	next.Close()
+	_ = next.Close()
 	return nil, "", unix.ENOTDIR
 }
 
@@ -191,7 +191,7 @@ func (d *Dir) TryLock() (*os.File, error) {
 	}
 	f := os.NewFile(uintptr(fd), d.path)
 	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
+		_ = f.Close()
 		return nil, d.wrap("flock", ".", err)
 	}
 	return f, nil

@@ -22,13 +22,13 @@ func NewEpoll() (*Epoll, error) {
 	}
 	// There is no flag for this; without it os.NewFile would not poll.
 	if err := unix.SetNonblock(fd, true); err != nil {
-		unix.Close(fd)
+		_ = unix.Close(fd)
 		return nil, os.NewSyscallError("fcntl", err)
 	}
 	f := os.NewFile(uintptr(fd), "epoll")
 	rc, err := f.SyscallConn()
 	if err != nil {
-		f.Close()
+		_ = f.Close()
 		return nil, err
 	}
 	return &Epoll{file: f, rc: rc}, nil

@@ -25,7 +25,7 @@ func NewInotify() (*Inotify, error) {
 	f := os.NewFile(uintptr(fd), "inotify")
 	rc, err := f.SyscallConn()
 	if err != nil {
-		f.Close()
+		_ = f.Close()
 		return nil, err
 	}
 	return &Inotify{file: f, rc: rc}, nil
