@@ -58,7 +58,7 @@ type Endpoint struct {
 	mu      sync.Mutex
 	changed chan struct{} // closed, and replaced, whenever presence or state may have changed; guarded by mu
 	client  *client       // accepted and not closed yet; guarded by mu
-	used    bool          // somebody had the slave open tidy was last complete; guarded by mu
+	used    bool          // somebody had the slave open since tidy was last complete; guarded by mu
 	closed  bool          // guarded by mu
 }
 
