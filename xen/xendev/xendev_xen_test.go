@@ -10,13 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/xenchan/xenchan/xen"
 	"github.com/xenchan/xenchan/xenstore"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // open gives dom0's hypervisor for the length of a test.
 func open(t *testing.T) *Hypervisor {
