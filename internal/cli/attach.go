@@ -3,11 +3,14 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io/fs"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/xenchan/xenchan/channel"
+	"github.com/xenchan/xenchan/internal/daemon"
 	"github.com/xenchan/xenchan/toolstack"
 	"github.com/xenchan/xenchan/xenstore"
 )
@@ -31,8 +34,10 @@ func (a *app) attachCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "attach DOMAIN SPEC",
 		Short: "Give a running domain one more channel",
-		Long: `Attach gives a domain one more channel and prints where its host end is. The
-guest finds it by its name. DOMAIN is a name, a domid or a uuid.
+		Long: `Attach gives a domain one more channel and prints where its host end is, the
+path of a socket or of a terminal. The guest finds it by its name. DOMAIN is a
+name, a domid or a uuid. With --wait both ends can be used when attach returns;
+when they cannot in time, the exit status is 4 and the channel stays attached.
 
 ` + specHelp,
 		Example: `  xenchan attach web connection=socket,name=org.example.agent.0
@@ -43,77 +48,138 @@ guest finds it by its name. DOMAIN is a name, a domid or a uuid.
 		RunE: func(cmd *cobra.Command, args []string) error {
 			spec, err := channel.ParseSpec(args[1])
 			if err != nil {
-				return usageError{err}
+				return err
 			}
-			if err := spec.Validate(); err != nil {
-				return usageError{err}
+			if timeout <= 0 {
+				return usagef("--timeout %v: give a time above 0", timeout)
+			}
+			for _, w := range spec.Warnings() {
+				if w.Key != "path" || spec.Path != "" { // what only xl minds does not matter here
+					a.warn("warning: %s", w.Error())
+				}
 			}
 			tools, err := a.toolstack(cmd.Context())
 			if err != nil {
 				return err
 			}
 			defer tools.Store.Close()
-			return a.attach(cmd.Context(), tools, args[0], spec, wait, timeout)
+			want := attachment{domain: args[0], spec: spec}
+			if wait {
+				want.wait = timeout
+			}
+			return a.attach(cmd.Context(), tools, want)
 		},
 	}
-	cmd.Flags().BoolVar(&wait, "wait", false, "wait until the guest is connected")
-	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "how long --wait waits")
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait until the guest is connected and clients can be")
+	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "`TIME` that --wait waits at most, as 10s or 2m")
 	return cmd
 }
 
-func (a *app) attach(ctx context.Context, tools *toolstack.Toolstack, domain string, spec channel.Spec, wait bool, timeout time.Duration) error {
-	d, err := tools.Resolve(ctx, domain)
+// attachment is what attach was asked for.
+type attachment struct {
+	domain string
+	spec   channel.Spec
+	wait   time.Duration // how long to wait for the guest; 0 is not at all
+}
+
+func (a *app) attach(ctx context.Context, tools *toolstack.Toolstack, want attachment) error {
+	d, err := tools.Resolve(ctx, want.domain)
 	if err != nil {
 		return err
 	}
-	c, err := tools.Attach(ctx, d, spec)
+	c, err := tools.Attach(ctx, d, want.spec)
 	if err != nil {
 		return err
 	}
-	if wait {
-		ctx, cancel := context.WithTimeout(ctx, timeout)
-		defer cancel()
-		if err := tools.WaitConnected(ctx, c); err != nil {
-			return fmt.Errorf("%s is attached, but the guest did not connect to it within %v (is a daemon running? `xenchan list` shows the states): %w", spec.Name, timeout, err)
-		}
+	if want.wait > 0 {
+		err = await(ctx, tools, c, want.wait)
+	} else if c.Connection == channel.PTY {
+		a.awaitSoon(ctx, tools, c)
 	}
-	where, err := a.place(ctx, tools, c, wait)
 	if err != nil {
+		return err
+	}
+	if c, err = tools.Find(ctx, d, c.Name); err != nil {
 		return err
 	}
 	if a.output == "json" {
-		if c, err = tools.Find(ctx, d, spec.Name); err != nil {
-			return err
-		}
 		return a.printJSON(c.Info)
 	}
-	if where != "" {
-		fmt.Fprintln(a.stdout, where)
+	if c.Path+c.TTY != "" {
+		fmt.Fprintln(a.stdout, printable(c.Path+c.TTY))
 	}
 	return nil
 }
 
-// place is the socket's or the terminal's path; the latter is known when the
-// daemon has made it.
-func (a *app) place(ctx context.Context, tools *toolstack.Toolstack, c toolstack.Channel, wait bool) (string, error) {
-	if c.Connection == channel.Socket {
-		return c.Path, nil
-	}
-	limit := time.Second
-	if wait {
-		limit = 10 * time.Second
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
+// terminalSoon is how long a daemon usually needs at most for a terminal.
+const terminalSoon = time.Second
+
+// awaitSoon waits for the terminal of a new channel, as there is no path to
+// print before. It is no error when no daemon makes one.
+func (a *app) awaitSoon(ctx context.Context, tools *toolstack.Toolstack, c toolstack.Channel) {
+	ctx, cancel := context.WithTimeout(ctx, terminalSoon)
 	defer cancel()
-	var tty string
-	err := tools.Store.WaitUntil(ctx, func(r xenstore.Reader) (bool, error) {
+	if awaitTTY(ctx, tools, c) != nil {
+		a.warn("%s is attached; its terminal is not there yet, because no daemon has answered (`xenchan list` shows it later)", c.Name)
+	}
+}
+
+// await waits until a channel works from end to end: the guest is connected, and
+// clients on the host can be.
+func await(ctx context.Context, tools *toolstack.Toolstack, c toolstack.Channel, limit time.Duration) error {
+	soon, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := tools.WaitConnected(soon, c)
+	if timedOut(ctx, soon, err) {
+		return timeoutError{fmt.Errorf("%s is attached, but the guest did not connect to it within %v (is a daemon running? `xenchan list` shows the states)", c.Name, limit)}
+	}
+	if err != nil || !served(ctx, tools, c) {
+		return err
+	}
+	if c.Connection == channel.PTY {
+		err = awaitTTY(soon, tools, c)
+	} else {
+		err = awaitSocket(soon, tools, c)
+	}
+	if timedOut(ctx, soon, err) {
+		return timeoutError{fmt.Errorf("%s is attached and the guest is connected, but there is nothing for clients to connect to after %v: see what the daemon logs", c.Name, limit)}
+	}
+	return err
+}
+
+// timedOut tells a wait that was too long from one that was interrupted.
+func timedOut(ctx, soon context.Context, err error) bool {
+	return err != nil && ctx.Err() == nil && soon.Err() != nil
+}
+
+// awaitTTY waits until the daemon has published a terminal.
+func awaitTTY(ctx context.Context, tools *toolstack.Toolstack, c toolstack.Channel) error {
+	return tools.Store.WaitUntil(ctx, func(r xenstore.Reader) (bool, error) {
 		v := xenstore.NewValues(ctx, r)
-		tty = v.Get(c.Frontend + "/tty")
+		tty, ok := v.Lookup(c.Frontend + "/tty")
+		if !ok && v.Err() == nil {
+			return false, fmt.Errorf("%w: %s was detached", toolstack.ErrNoChannel, c.Name)
+		}
 		return tty != "", v.Err()
 	})
-	if err != nil && !wait {
-		a.warn("%s is attached; its terminal is not there yet, because no daemon has answered (`xenchan list` shows it later)", c.Name)
-		return "", nil
+}
+
+// awaitSocket waits until the daemon listens, and learns from it why it cannot.
+func awaitSocket(ctx context.Context, tools *toolstack.Toolstack, c toolstack.Channel) error {
+	for {
+		if info, err := os.Stat(c.Path); err == nil && info.Mode().Type() == fs.ModeSocket {
+			return nil
+		}
+		all, _ := daemon.Query(ctx, tools.RunDir)
+		for _, s := range all {
+			if s.DomID == c.DomID && s.DevID == c.DevID && s.Problem != "" {
+				return fmt.Errorf("%s is attached, but clients cannot connect to it: %s", c.Name, s.Problem)
+			}
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	return tty, err
 }

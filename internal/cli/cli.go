@@ -17,6 +17,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/toolstack"
@@ -24,9 +25,14 @@ import (
 
 // Exit statuses, a contract with scripts.
 const (
-	exitDone     = 0
-	exitFailed   = 1
-	exitUsage    = 2 // wrong usage or configuration
+	exitDone = 0
+	// exitFailed is for what depends on the state of the host: a name that is
+	// taken, an eighth channel, a path that is in the way, no xenstore.
+	exitFailed = 1
+	// exitUsage is for what can be seen from the command line and from files
+	// alone: a malformed SPEC or configuration, and a name or path that can
+	// never be one.
+	exitUsage    = 2
 	exitNotFound = 3 // no such domain or channel
 	exitTimeout  = 4
 )
@@ -39,10 +45,12 @@ type app struct {
 	host, store, output string // the global flags
 }
 
-// Main runs the command line and returns the exit status.
+// Main runs the command line and returns the exit status. SIGINT and SIGTERM
+// end a command in good order; a second one ends the process at once.
 func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop)
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
 	root := a.root()
 	root.SetArgs(args)
@@ -50,12 +58,15 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
-	if err == nil {
+	switch {
+	case err == nil:
 		return exitDone
-	}
-	if !errors.Is(err, errSilent) {
+	case errors.Is(err, errSilent):
+	case ctx.Err() != nil:
+		a.warn("interrupted")
+	default:
 		for line := range strings.SplitSeq(err.Error(), "\n") {
-			fmt.Fprintln(stderr, "xenchan: "+line)
+			a.warn("%s", line)
 		}
 	}
 	return exitStatus(err)
@@ -63,6 +74,9 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 
 // errSilent ends a command that has said on its own what is wrong.
 var errSilent = errors.New("already reported")
+
+// timeoutError is a wait that was too long.
+type timeoutError struct{ error }
 
 // usageError is wrong usage or configuration.
 type usageError struct{ error }
@@ -74,26 +88,25 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 func exitStatus(err error) int {
 	var usage usageError
 	var spec *channel.SpecError
+	var timeout timeoutError
 	switch {
 	case errors.As(err, &usage), errors.As(err, &spec):
 		return exitUsage
 	case errors.Is(err, toolstack.ErrNoDomain), errors.Is(err, toolstack.ErrNoChannel):
 		return exitNotFound
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.As(err, &timeout), errors.Is(err, context.DeadlineExceeded):
 		return exitTimeout
 	}
 	return exitFailed
 }
 
 func (a *app) root() *cobra.Command {
+	var showVersion bool
 	root := &cobra.Command{
 		Use:   "xenchan",
 		Short: "Channels between a Xen host and its guests",
 		Long: `xenchan serves and manages channels: private byte streams between programs on
-a Xen host and programs in its guests, which find them by name.
-
-Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 no such domain
-or channel, 4 timed out.`,
+a Xen host and programs in its guests, which find them by name.`,
 		Example: `  xenchan demo                                  see it work, without Xen
   xenchan attach web connection=socket,name=org.example.agent.0 --wait
   xenchan list
@@ -106,23 +119,44 @@ or channel, 4 timed out.`,
 			}
 			return usagef("unknown command %q%s; `xenchan --help` lists them", args[0], didYouMean(args[0], commandNames(cmd)))
 		},
-		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if showVersion {
+				return a.printVersion()
+			}
+			return cmd.Help()
+		},
 		PersistentPreRunE: func(*cobra.Command, []string) error { return a.checkFlags() },
 	}
 	flags := root.PersistentFlags()
-	flags.StringVar(&a.host, "host", "", "the host: auto, xen or sim:DIR (default $XENCHAN_HOST, else auto: Xen if this is a Xen host)")
-	flags.StringVar(&a.store, "store", "", "xenstored's socket or the xenbus device (default: where libxenstore looks)")
-	flags.StringVarP(&a.output, "output", "o", "table", "form of the result: table, wide or json")
+	flags.StringVar(&a.host, "host", "", "the `HOST` to work on: auto, xen or sim:DIR (default $XENCHAN_HOST, else\nauto, which is Xen if this is a Xen host)")
+	flags.StringVar(&a.store, "store", "", "`PATH` of xenstored's socket or of the xenbus device (default\n$XENSTORED_PATH, else where libxenstore looks)")
+	flags.StringVarP(&a.output, "output", "o", "table", "`FORM` of the result: table, wide or json")
+	flags.BoolP("help", "h", false, "show what a command does")
+	root.Flags().BoolVar(&showVersion, "version", false, "print the version")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usagef("%w; see `%s --help`", err, cmd.CommandPath())
+		return usagef("%w%s; see `%s --help`", err, nearFlag(cmd, err), cmd.CommandPath())
 	})
-	root.CompletionOptions.HiddenDefaultCmd = false
+	root.SetHelpFunc(help)
+	root.SetUsageFunc(func(cmd *cobra.Command) error { help(cmd, nil); return nil })
+	root.SetHelpCommand(helpCommand())
+	root.CompletionOptions.DisableDefaultCmd = true
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputs, cobra.ShellCompDirectiveNoFileComp))
-	root.AddCommand(
-		a.demoCommand(), a.simCommand(), a.simGuestCommand(), a.simEchoCommand(), a.daemonCommand(),
-		a.checkCommand(), a.attachCommand(), a.detachCommand(), a.listCommand(), a.connectCommand(),
-		a.versionCommand(),
-	)
+	root.RegisterFlagCompletionFunc("host", cobra.FixedCompletions([]string{"auto", "xen", "sim:"}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace))
+	for _, g := range []struct {
+		title    string
+		commands []*cobra.Command
+	}{
+		{"Channels", []*cobra.Command{a.listCommand(), a.attachCommand(), a.detachCommand(), a.connectCommand(), a.checkCommand()}},
+		{"Host", []*cobra.Command{a.daemonCommand()}},
+		{"Without Xen", []*cobra.Command{a.demoCommand(), a.simCommand(), a.simGuestCommand(), a.simEchoCommand()}},
+		{"More", []*cobra.Command{a.versionCommand(), a.completionCommand()}},
+	} {
+		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title})
+		for _, c := range g.commands {
+			c.GroupID = g.title
+			root.AddCommand(c)
+		}
+	}
 	return root
 }
 
@@ -165,7 +199,21 @@ func didYouMean(word string, known []string) string {
 	return ""
 }
 
+// nearFlag is a hint when err is about a flag that is only misspelled.
+func nearFlag(cmd *cobra.Command, err error) string {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) {
+		return ""
+	}
+	var known []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { known = append(known, f.Name) })
+	if near := channel.Nearest(unknown.GetSpecifiedName(), known); near != "" {
+		return fmt.Sprintf(" (did you mean --%s?)", near)
+	}
+	return ""
+}
+
 // warn writes a line that is not the result.
 func (a *app) warn(format string, args ...any) {
-	fmt.Fprintf(a.stderr, "xenchan: "+format+"\n", args...)
+	fmt.Fprintln(a.stderr, "xenchan: "+printable(fmt.Sprintf(format, args...)))
 }

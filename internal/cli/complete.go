@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,11 +22,20 @@ func (a *app) completeDomain(cmd *cobra.Command, args []string, _ string) ([]str
 		domains, _ := tools.Domains(ctx)
 		for _, d := range domains {
 			if d.ID != 0 {
-				names = append(names, d.Name)
+				names = append(names, candidate(d.Name))
 			}
 		}
 		return names
 	})
+}
+
+// candidate is a name that a shell can be given, else empty: completion speaks in
+// lines, and takes what follows a tab for a description.
+func candidate(name string) string {
+	if printable(name) != name {
+		return ""
+	}
+	return name
 }
 
 // completeChannel completes DOMAIN and then NAME.
@@ -41,7 +51,7 @@ func (a *app) completeChannel(cmd *cobra.Command, args []string, word string) ([
 			}
 			channels, _ := tools.Channels(ctx, d)
 			for _, c := range channels {
-				names = append(names, c.Name)
+				names = append(names, candidate(c.Name))
 			}
 			return names
 		})
@@ -60,5 +70,15 @@ func (a *app) complete(ctx context.Context, find func(context.Context, *toolstac
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	defer tools.Store.Close()
-	return find(ctx, tools), cobra.ShellCompDirectiveNoFileComp
+	found := slices.DeleteFunc(find(ctx, tools), func(s string) bool { return s == "" })
+	slices.Sort(found)
+	return found, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completePath leaves an argument to the shell: a directory first, then files.
+func completePath(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) == 0 {
+		return nil, cobra.ShellCompDirectiveFilterDirs
+	}
+	return nil, cobra.ShellCompDirectiveDefault
 }

@@ -70,7 +70,8 @@ func (a *app) reportErrors(err error) error {
 		return usageError{err}
 	}
 	for _, e := range all {
-		fmt.Fprintf(a.stderr, "xenchan: %s\n%s", e.Error(), e.Snippet())
+		a.warn("%s", e.Error())
+		fmt.Fprint(a.stderr, e.Snippet())
 	}
 	return usageError{errSilent}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"syscall"
@@ -14,11 +15,9 @@ import (
 	"golang.org/x/term"
 
 	"github.com/xenchan/xenchan/channel"
+	"github.com/xenchan/xenchan/internal/daemon"
 	"github.com/xenchan/xenchan/toolstack"
 )
-
-// escape is ^], which ends a terminal's connection as in xl console and telnet.
-const escape = 0x1d
 
 func (a *app) connectCommand() *cobra.Command {
 	var linger time.Duration
@@ -28,42 +27,91 @@ func (a *app) connectCommand() *cobra.Command {
 		Long: `Connect joins a channel to this terminal, in raw mode; ^] ends it. With a pipe or
 a file instead of a terminal, standard input is sent to the guest and what the
 guest says goes to standard output. After the end of the input, connect stays for
-as long as the guest goes on talking: --linger is how long a silence ends it.`,
+as long as the guest goes on talking: --linger is how long a silence ends it.
+
+The exit status is 1 when the channel goes away before that, as with detach or
+with the end of the domain.`,
 		Example: `  xenchan connect web org.example.console.0
   echo '{"execute":"guest-ping"}' | xenchan connect web org.qemu.guest_agent.0
   xenchan connect web org.example.log.0 --linger 1h </dev/null >guest.log`,
 		Args:              args(2, 2),
 		ValidArgsFunction: a.completeChannel,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			tools, err := a.toolstack(cmd.Context())
-			if err != nil {
-				return err
+			if linger < 0 {
+				return usagef("--linger %v: give a time of 0 or more", linger)
 			}
-			defer tools.Store.Close()
-			d, err := tools.Resolve(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			c, err := tools.Find(cmd.Context(), d, args[1])
-			if err != nil {
-				return err
-			}
-			conn, err := dial(cmd.Context(), c)
-			if err != nil {
-				return err
-			}
-			defer conn.Close()
-			return a.relay(cmd.Context(), conn, linger)
+			return a.connect(cmd.Context(), args[0], args[1], linger)
 		},
 	}
-	cmd.Flags().DurationVar(&linger, "linger", time.Second, "how long a silence ends the connection after the end of the input")
+	cmd.Flags().DurationVar(&linger, "linger", time.Second, "`TIME` of silence that ends the connection after the end of the input")
 	return cmd
 }
+
+func (a *app) connect(ctx context.Context, domain, name string, linger time.Duration) error {
+	w, err := a.locate()
+	if err != nil {
+		return err
+	}
+	tools, err := a.toolstack(ctx)
+	if err != nil {
+		return err
+	}
+	defer tools.Store.Close()
+	d, err := tools.Resolve(ctx, domain)
+	if err != nil {
+		return err
+	}
+	c, err := tools.Find(ctx, d, name)
+	if err != nil {
+		return err
+	}
+	if !served(ctx, tools, c) {
+		return fmt.Errorf("%s is served by domain %d: connect there", name, c.BackendDomID)
+	}
+	if c.Connection == channel.PTY && c.Type == toolstack.Type && !w.custom {
+		// A terminal that a dead daemon has left may belong to anybody by now.
+		if _, err := daemon.Query(ctx, tools.RunDir); err != nil {
+			return fmt.Errorf("%s is not served: %w", name, err)
+		}
+	}
+	conn, err := dial(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	r := relay{conn: conn, name: name, linger: linger, out: a.stdout}
+	if f, ok := a.stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		return a.onTerminal(ctx, r, f)
+	}
+	r.in = a.stdin
+	return r.run(ctx)
+}
+
+// onTerminal is a relay with the terminal in raw mode.
+func (a *app) onTerminal(ctx context.Context, r relay, f *os.File) error {
+	old, err := term.MakeRaw(int(f.Fd()))
+	if err != nil {
+		return err
+	}
+	defer func() {
+		term.Restore(int(f.Fd()), old)
+		fmt.Fprintln(a.stderr)
+	}()
+	fmt.Fprintf(a.stderr, "connected to %s; ^] ends it\r\n", printable(r.name))
+	keys := newKeyboard(a.stderr, func() { r.conn.SetWriteDeadline(time.Now().Add(lastWords)) })
+	go keys.run(f) // ends with the process: a terminal cannot be told to stop reading
+	r.in, r.linger = keys, 0
+	return r.run(ctx)
+}
+
+// lastWords is how long what was typed before the escape may take to be sent.
+const lastWords = 300 * time.Millisecond
 
 // hostEnd is a client's side of an endpoint.
 type hostEnd interface {
 	io.ReadWriteCloser
 	SetReadDeadline(time.Time) error
+	SetWriteDeadline(time.Time) error
 }
 
 // dial opens the host end of a channel as any other client would.
@@ -79,89 +127,99 @@ func dial(ctx context.Context, c toolstack.Channel) (hostEnd, error) {
 	if c.TTY == "" {
 		return nil, fmt.Errorf("%s has no terminal yet: no daemon has served it", c.Name)
 	}
+	if info, err := os.Stat(c.TTY); err == nil && info.Mode()&fs.ModeCharDevice == 0 {
+		return nil, fmt.Errorf("the terminal of %s: %s is no terminal", c.Name, c.TTY)
+	}
 	f, err := os.OpenFile(c.TTY, os.O_RDWR|syscall.O_NOCTTY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, fmt.Errorf("the terminal of %s: %w", c.Name, err)
+		return nil, fmt.Errorf("the terminal of %s (is a daemon running on this host?): %w", c.Name, err)
 	}
 	return f, nil
 }
 
 // relay moves bytes both ways until either side ends.
-func (a *app) relay(ctx context.Context, conn hostEnd, linger time.Duration) error {
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
-	in := a.stdin
-	if f, ok := in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		old, err := term.MakeRaw(int(f.Fd()))
-		if err != nil {
-			return err
-		}
-		defer term.Restore(int(f.Fd()), old)
-		fmt.Fprint(a.stderr, "connected; ^] ends it\r\n")
-		in, linger = &untilEscape{r: in}, 0
-	}
-	sent := make(chan error, 1)
-	go func() { // ends with the input; the process does not wait for a terminal's
-		_, err := io.Copy(conn, in)
-		sent <- err
-		if half, ok := conn.(interface{ CloseWrite() error }); ok && linger > 0 {
-			half.CloseWrite()
-		}
-		conn.SetReadDeadline(time.Now().Add(linger))
-	}()
-	err := a.receive(conn, sent, linger)
-	if ctx.Err() != nil {
-		return nil // interrupted: that is how one ends it
-	}
-	return err
+type relay struct {
+	conn   hostEnd
+	name   string
+	in     io.Reader
+	out    io.Writer
+	linger time.Duration // silence that ends it after the end of the input
 }
 
-// receive prints what the guest says. Once the input has ended, each piece gives
-// the guest another linger.
-func (a *app) receive(conn hostEnd, sent <-chan error, linger time.Duration) error {
+// afterHangup is how long a sender has to notice the end of the channel, when
+// the receiver has.
+const afterHangup = 100 * time.Millisecond
+
+func (r relay) run(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { r.conn.Close() })
+	defer stop()
+	sent := make(chan error, 1)
+	go func() { // ends with the input, or with the connection; nobody waits for a silent input
+		_, err := io.Copy(r.conn, r.in)
+		sent <- err
+		if half, ok := r.conn.(interface{ CloseWrite() error }); ok && r.linger > 0 {
+			half.CloseWrite()
+		}
+		r.conn.SetReadDeadline(time.Now().Add(r.linger))
+	}()
+	ended, err := r.receive(sent)
+	switch {
+	case ctx.Err() != nil:
+		return nil // interrupted: that is how one ends it
+	case err != nil:
+		return err
+	case ended:
+		return nil
+	}
+	// The other side has closed. That is the end of the channel, unless the
+	// input is over too.
+	select {
+	case err = <-sent:
+		if err == nil {
+			return nil
+		}
+	case <-time.After(afterHangup):
+	}
+	return fmt.Errorf("%s was closed from the other side: the channel is detached, or the daemon or the domain has ended", r.name)
+}
+
+// receive writes what the guest says until the connection ends, and reports
+// whether the input had ended before. Once it has, each piece gives the guest
+// another linger.
+func (r relay) receive(sent <-chan error) (ended bool, err error) {
 	buf := make([]byte, 32<<10)
-	ended := false
 	for {
-		n, err := conn.Read(buf)
-		if _, werr := a.stdout.Write(buf[:n]); werr != nil {
-			return werr
+		n, readErr := r.conn.Read(buf)
+		if _, err := r.out.Write(buf[:n]); err != nil {
+			return ended, err
 		}
 		select {
-		case serr := <-sent:
-			if ended = true; serr != nil {
-				return fmt.Errorf("send: %w", serr)
+		case err := <-sent:
+			if err != nil && !over(err) {
+				return true, fmt.Errorf("send: %w", err)
 			}
+			ended = err == nil || errors.Is(err, os.ErrDeadlineExceeded)
 		default:
 		}
 		switch {
-		case err == nil:
+		case readErr == nil:
 			if ended {
-				conn.SetReadDeadline(time.Now().Add(linger))
+				r.conn.SetReadDeadline(time.Now().Add(r.linger))
 			}
-		case errors.Is(err, io.EOF), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.EIO), errors.Is(err, net.ErrClosed):
-			return nil
+		case over(readErr):
+			return ended, nil
 		default:
-			return fmt.Errorf("receive: %w", err)
+			return ended, fmt.Errorf("receive: %w", readErr)
 		}
 	}
 }
 
-// untilEscape ends at the escape character.
-type untilEscape struct {
-	r    io.Reader
-	over bool
-}
-
-func (u *untilEscape) Read(p []byte) (int, error) {
-	if u.over {
-		return 0, io.EOF
-	}
-	n, err := u.r.Read(p)
-	for i, b := range p[:n] {
-		if b == escape {
-			u.over = true
-			return i, nil
+// over tells the end of a connection from a failure.
+func over(err error) bool {
+	for _, end := range []error{io.EOF, os.ErrDeadlineExceeded, net.ErrClosed, os.ErrClosed, syscall.EIO, syscall.EPIPE, syscall.ECONNRESET} {
+		if errors.Is(err, end) {
+			return true
 		}
 	}
-	return n, err
+	return false
 }

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -42,7 +43,7 @@ with at least one channel.`,
 		Example: "  xenchan demo\n  xenchan demo examples/agent.cfg",
 		Args:    args(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			dir, err := os.MkdirTemp("", "xenchan-demo-")
+			dir, err := os.MkdirTemp(shortTempDir(), "xenchan-demo-")
 			if err != nil {
 				return err
 			}
@@ -60,6 +61,26 @@ with at least one channel.`,
 	}
 }
 
+// shortTempDir is a directory whose sockets have room for their names.
+func shortTempDir() string {
+	if dir := os.TempDir(); len(dir) <= 24 {
+		return dir
+	}
+	return "/tmp"
+}
+
+// journal keeps what the processes of the demo say, for when it fails.
+type journal struct {
+	mu    sync.Mutex
+	lines bytes.Buffer // guarded by mu
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.lines.Write(p)
+}
+
 // demo tells its story line by line.
 func (a *app) demo(ctx context.Context, dir, cfg string) error {
 	domains, err := a.readDomains([]string{cfg})
@@ -70,15 +91,29 @@ func (a *app) demo(ctx context.Context, dir, cfg string) error {
 		return usagef("%s has no channel", cfg)
 	}
 	a.say("an embedded host in %s, with the domain %s of %s", dir, domains[0].Name, filepath.Base(cfg))
-	host, err := sim.Start(ctx, sim.Config{Dir: filepath.Join(dir, "host"), Domains: domains, Daemon: true, Stderr: io.Discard})
+	log := &journal{}
+	d := &demoRun{app: a, dir: filepath.Join(dir, "host"), domain: domains[0].Name}
+	host, err := sim.Start(ctx, sim.Config{Dir: d.dir, Domains: domains, Daemon: true, Stderr: log})
 	if err != nil {
 		return err
 	}
-	defer host.Close()
+	err = d.tell(ctx, host, domains[0].Channels[0].Name)
+	host.Close() // and with it all who write to log
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("%w: %w", ctx.Err(), err)
+	}
+	a.stderr.Write(log.lines.Bytes())
+	return err
+}
+
+// tell is the demo on a host that runs. name is the channel to talk over.
+func (d *demoRun) tell(ctx context.Context, host *sim.Host, name string) error {
 	if err := host.Ready(ctx); err != nil {
 		return err
 	}
-	d := &demoRun{app: a, dir: filepath.Join(dir, "host"), domain: domains[0].Name}
 	d.host, d.store = "sim:"+d.dir, ""
 	tools, err := d.toolstack(ctx)
 	if err != nil {
@@ -88,7 +123,11 @@ func (a *app) demo(ctx context.Context, dir, cfg string) error {
 	if err := d.show(ctx, tools); err != nil {
 		return err
 	}
-	c, err := tools.Find(ctx, toolstack.Domain{ID: 1, Name: d.domain}, domains[0].Channels[0].Name)
+	dom, err := tools.Resolve(ctx, "1")
+	if err != nil {
+		return err
+	}
+	c, err := tools.Find(ctx, dom, name)
 	if err != nil {
 		return err
 	}
@@ -96,10 +135,10 @@ func (a *app) demo(ctx context.Context, dir, cfg string) error {
 	if err != nil {
 		return err
 	}
-	if err := d.hotplug(ctx, tools); err != nil {
+	if err := d.hotplug(ctx, tools, dom); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(a.stdout, "demo: ok, %d bytes each way, round trip %v (median of %d)\n", demoBytes, median.Round(time.Microsecond), demoPings)
+	_, err = fmt.Fprintf(d.stdout, "demo: ok, %d bytes each way, round trip %v (median of %d)\n", demoBytes, median.Round(time.Microsecond), demoPings)
 	return err
 }
 
@@ -113,11 +152,11 @@ type demoRun struct {
 
 func (d *demoRun) show(ctx context.Context, tools *toolstack.Toolstack) error {
 	d.say("\n$ xenchan list")
-	rows, err := collect(ctx, tools, []string{d.domain})
+	rows, err := collect(ctx, tools, nil)
 	if err != nil {
 		return err
 	}
-	addCounters(ctx, rows, sim.RunDir(d.dir))
+	d.addCounters(ctx, rows, sim.RunDir(d.dir))
 	if err := d.printRows(rows); err != nil {
 		return err
 	}
@@ -162,25 +201,18 @@ func (d *demoRun) exchange(ctx context.Context, c toolstack.Channel, size, pings
 }
 
 // hotplug gives the running guest one more channel, uses it and takes it away.
-func (d *demoRun) hotplug(ctx context.Context, tools *toolstack.Toolstack) error {
+func (d *demoRun) hotplug(ctx context.Context, tools *toolstack.Toolstack, dom toolstack.Domain) error {
 	spec := channel.Spec{Name: "org.xenchan.demo.hotplug.0", Connection: channel.Socket}
 	d.say("\n$ xenchan attach %s %s --wait", d.domain, spec)
-	dom, err := tools.Resolve(ctx, d.domain)
-	if err != nil {
-		return err
-	}
 	c, err := tools.Attach(ctx, dom, spec)
 	if err != nil {
 		return err
 	}
-	if err := tools.WaitConnected(ctx, c); err != nil {
+	if err := await(ctx, tools, c, readyWithin); err != nil {
 		return err
 	}
-	tty := filepath.Join(sim.GuestDir(d.dir, d.domain), c.Name)
-	for _, path := range []string{c.Path, tty} {
-		if err := sim.WaitFile(ctx, path); err != nil {
-			return err
-		}
+	if err := sim.WaitFile(ctx, filepath.Join(sim.GuestDir(d.dir, d.domain), c.Name)); err != nil {
+		return err
 	}
 	d.say("%s", c.Path)
 	if _, err := d.exchange(ctx, c, 64<<10, 1); err != nil {

@@ -20,6 +20,9 @@ that does not answer is not waited for beyond the time-out: the channel goes any
 		Args:              args(2, 2),
 		ValidArgsFunction: a.completeChannel,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if timeout <= 0 {
+				return usagef("--timeout %v: give a time above 0", timeout)
+			}
 			tools, err := a.toolstack(cmd.Context())
 			if err != nil {
 				return err
@@ -34,6 +37,6 @@ that does not answer is not waited for beyond the time-out: the channel goes any
 			return tools.Detach(ctx, d, args[1])
 		},
 	}
-	cmd.Flags().DurationVar(&timeout, "timeout", 10*time.Second, "how long the guest has to close its end")
+	cmd.Flags().DurationVar(&timeout, "timeout", 10*time.Second, "`TIME` that the guest has to close its end")
 	return cmd
 }

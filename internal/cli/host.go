@@ -2,10 +2,14 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/xenchan/xenchan/internal/sim"
 	"github.com/xenchan/xenchan/toolstack"
@@ -21,10 +25,14 @@ const xenRunDir = "/run/xenchan"
 // where is the host that a command works on.
 type where struct {
 	dir string // of the embedded host; empty for real Xen
+	// custom says that the xenstore was named by its path, so that nothing is
+	// known for sure of the daemon of its host.
+	custom bool
 }
 
 // locate reads --host, or the environment.
 func (a *app) locate() (where, error) {
+	custom := a.store != "" || os.Getenv("XENSTORED_PATH") != ""
 	name, from := a.host, "--host"
 	if name == "" {
 		name, from = os.Getenv("XENCHAN_HOST"), "XENCHAN_HOST"
@@ -32,14 +40,14 @@ func (a *app) locate() (where, error) {
 	switch dir, isSim := strings.CutPrefix(name, "sim:"); {
 	case isSim && dir != "":
 		abs, err := filepath.Abs(dir)
-		return where{dir: abs}, err
+		return where{dir: abs, custom: a.store != ""}, err
 	case name == "xen":
-		return where{}, nil
+		return where{custom: custom}, nil
 	case name == "auto", name == "":
-		if _, err := os.Stat("/dev/xen/evtchn"); err != nil && a.store == "" && os.Getenv("XENSTORED_PATH") == "" {
-			return where{}, fmt.Errorf("this is not a Xen host (there is no /dev/xen/evtchn); for an embedded host give --host sim:DIR, or set XENCHAN_HOST")
+		if _, err := os.Stat("/dev/xen/evtchn"); err != nil && !custom {
+			return where{}, fmt.Errorf("this is not a Xen host (there is no /dev/xen/evtchn); for an embedded host give --host sim:DIR, or set XENCHAN_HOST; `xenchan demo` shows one")
 		}
-		return where{}, nil
+		return where{custom: custom}, nil
 	default:
 		return where{}, usagef("%s: %q is no host; give auto, xen or sim:DIR", from, name)
 	}
@@ -54,11 +62,14 @@ func (w where) runDir() string {
 
 // openStore connects to the host's xenstore as its control domain.
 func (a *app) openStore(ctx context.Context, w where) (*xenstore.Store, error) {
-	path := a.store
-	if path == "" && w.dir != "" {
-		path = filepath.Join(w.dir, "xenstored.sock")
+	if w.dir == "" || a.store != "" {
+		return xenstore.Open(ctx, a.store)
 	}
-	return xenstore.Open(ctx, path)
+	store, err := xenstore.Open(ctx, filepath.Join(w.dir, "xenstored.sock"))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return nil, fmt.Errorf("no embedded host runs in %s (start one with `xenchan sim %s`): %w", w.dir, w.dir, err)
+	}
+	return store, err
 }
 
 // openHypervisor is the host's hypervisor, as its control domain or, on real
@@ -81,4 +92,14 @@ func (a *app) toolstack(ctx context.Context) (*toolstack.Toolstack, error) {
 		return nil, err
 	}
 	return &toolstack.Toolstack{Store: store, RunDir: w.runDir()}, nil
+}
+
+// served reports whether this host's own domain serves a channel, so that its
+// host end is here, and not in a driver domain.
+func served(ctx context.Context, tools *toolstack.Toolstack, c toolstack.Channel) bool {
+	self, err := tools.Store.Read(ctx, "domid")
+	if err != nil {
+		self = "0"
+	}
+	return self == strconv.Itoa(int(c.BackendDomID))
 }

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"strconv"
 	"text/tabwriter"
@@ -22,7 +21,8 @@ func (a *app) listCommand() *cobra.Command {
 		Short: "List channels",
 		Long: `List shows the channels of one domain or of all. STATE is the state of the host's
 half of the device, GUEST what is known of the program in the guest, CLIENTS how
-many programs on the host are connected. Counters are there while a daemon answers.`,
+many programs on the host are connected. The last two, and the counters that
+-o wide and -o json show beside them, are known only while a daemon answers.`,
 		Example: `  xenchan list
   xenchan list web -o wide
   xenchan list -o json | jq '.[] | select(.dropped_bytes > 0) | .name'
@@ -30,9 +30,8 @@ many programs on the host are connected. Counters are there while a daemon answe
 		Args:              args(0, 1),
 		ValidArgsFunction: a.completeDomain,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			w, err := a.locate()
-			if err != nil {
-				return err
+			if xl && cmd.Flags().Changed("output") {
+				return usagef("--xl is a form of its own: leave -o away")
 			}
 			tools, err := a.toolstack(cmd.Context())
 			if err != nil {
@@ -47,7 +46,7 @@ many programs on the host are connected. Counters are there while a daemon answe
 				a.printXL(rows)
 				return nil
 			}
-			addCounters(cmd.Context(), rows, w.runDir())
+			a.addCounters(cmd.Context(), rows, tools.RunDir)
 			return a.printRows(rows)
 		},
 	}
@@ -81,7 +80,7 @@ func collect(ctx context.Context, tools *toolstack.Toolstack, args []string) ([]
 }
 
 // addCounters adds what only the daemon knows. Without one the fields stay empty.
-func addCounters(ctx context.Context, rows []toolstack.Channel, runDir string) {
+func (a *app) addCounters(ctx context.Context, rows []toolstack.Channel, runDir string) {
 	type key struct {
 		dom uint16
 		dev int
@@ -101,6 +100,9 @@ func addCounters(ctx context.Context, rows []toolstack.Channel, runDir string) {
 			continue
 		}
 		r.Guest, r.Clients = s.Guest, &s.Clients
+		if s.Problem != "" {
+			a.warn("%s of %s: clients cannot connect: %s", r.Name, r.Domain, s.Problem)
+		}
 		r.GuestToHost, r.HostToGuest, r.Spooled, r.Dropped = &s.GuestToHost, &s.HostToGuest, &s.Spooled, &s.Dropped
 	}
 }
@@ -118,7 +120,7 @@ func (a *app) printRows(rows []toolstack.Channel) error {
 		fmt.Fprintln(w, "DOMAIN\tDOMID\tDEVID\tNAME\tCONNECTION\tSTATE\tFRONTEND\tGUEST\tCLIENTS\tTO-HOST\tTO-GUEST\tSPOOLED\tDROPPED\tBACKEND\tPORT\tRING-REF\tPATH")
 		for _, r := range rows {
 			fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n",
-				orDash(r.Domain), r.DomID, r.DevID, r.Name, r.Connection, stateWord(r.State), stateWord(r.FrontendState), r.Guest,
+				cell(r.Domain), r.DomID, r.DevID, cell(r.Name), cell(string(r.Connection)), stateWord(r.State), stateWord(r.FrontendState), r.Guest,
 				number(r.Clients), number(r.GuestToHost), number(r.HostToGuest), number(r.Spooled), number(r.Dropped),
 				r.BackendDomID, number(r.Port), number(r.RingRef), place(r))
 		}
@@ -127,7 +129,7 @@ func (a *app) printRows(rows []toolstack.Channel) error {
 	fmt.Fprintln(w, "DOMAIN\tNAME\tCONNECTION\tSTATE\tGUEST\tCLIENTS\tPATH")
 	for _, r := range rows {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
-			orDash(r.Domain), r.Name, r.Connection, stateWord(r.State), r.Guest, number(r.Clients), place(r))
+			cell(r.Domain), cell(r.Name), cell(string(r.Connection)), stateWord(r.State), r.Guest, number(r.Clients), place(r))
 	}
 	return w.Flush()
 }
@@ -142,38 +144,25 @@ func (a *app) printXL(rows []toolstack.Channel) {
 		if r.DomID != dom {
 			idx, dom = 0, r.DomID
 		}
-		fmt.Fprintf(a.stdout, "%-3d %-2d %-5d %-6d %-8d %-10s ", idx, r.BackendDomID, orMinusOne(r.FrontendState), orMinusOne(r.Port), orMinusOne(r.RingRef), r.Connection)
+		fmt.Fprintf(a.stdout, "%-3d %-2d %-5d %-6d %-8d %-10s ", idx, r.BackendDomID, orMinusOne(r.FrontendState), orMinusOne(r.Port), orMinusOne(r.RingRef), printable(string(r.Connection)))
 		if r.Connection == channel.PTY {
 			tty := r.TTY
 			if r.NoTTY {
 				tty = "/NO-SUCH-PATH"
 			}
-			fmt.Fprintf(a.stdout, "%-30s ", tty)
+			fmt.Fprintf(a.stdout, "%-30s ", printable(tty))
 		}
 		fmt.Fprintln(a.stdout)
 		idx++
 	}
 }
 
-func (a *app) printJSON(v any) error {
-	e := json.NewEncoder(a.stdout)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
-}
-
 // place is where the host end of a channel is.
 func place(c toolstack.Channel) string {
 	if c.Connection == channel.PTY {
-		return orDash(c.TTY)
+		return cell(c.TTY)
 	}
-	return orDash(c.Path)
-}
-
-func orDash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
+	return cell(c.Path)
 }
 
 func number[N int | uint32 | uint64](n *N) string {

@@ -22,17 +22,20 @@ const readyWithin = 30 * time.Second
 func (a *app) simCommand() *cobra.Command {
 	var noDaemon, verbose bool
 	cmd := &cobra.Command{
-		Use:   "sim DIR [CFG…]",
+		Use:   "sim DIR [CFG...]",
 		Short: "Run an embedded host, without Xen",
 		Long: `Sim runs an embedded Xen host in DIR until it is interrupted: a xenstore at
 DIR/xenstored.sock, a daemon, and a guest for each configuration. The guest end of
 each channel is a terminal, DIR/guests/DOMAIN/xen-channel/NAME, where any program
-can be the agent in the guest. Sim prints "ready" when all is up.`,
+can be the agent in the guest. Sim prints "ready" when all is up. DIR/daemon.pid and
+DIR/guest-DOMAIN.pid name the processes, for those who want to see one die: the
+daemon is started again, a guest is not.`,
 		Example: `  xenchan sim /tmp/host examples/agent.cfg
   XENSTORED_PATH=/tmp/host/xenstored.sock xenstore-ls -fp
   XENCHAN_HOST=sim:/tmp/host xenchan list
   xenchan sim /tmp/host a.cfg --no-daemon &  xenchan daemon --host sim:/tmp/host`,
-		Args: args(1, 1000),
+		Args:              args(1, 1000),
+		ValidArgsFunction: completePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir, err := filepath.Abs(args[0])
 			if err != nil {
@@ -86,6 +89,9 @@ func (a *app) readDomains(files []string) ([]sim.Domain, error) {
 func (a *app) runSim(ctx context.Context, cfg sim.Config) error {
 	host, err := sim.Start(ctx, cfg)
 	if err != nil {
+		if ctx.Err() != nil {
+			return nil // interrupted: that is how one ends it
+		}
 		return err
 	}
 	defer host.Close()
@@ -97,7 +103,9 @@ func (a *app) runSim(ctx context.Context, cfg sim.Config) error {
 		}
 		return err
 	}
-	fmt.Fprintln(a.stdout, "ready")
+	if _, err := fmt.Fprintln(a.stdout, "ready"); err != nil {
+		return err
+	}
 	<-ctx.Done()
 	return nil
 }
