@@ -82,12 +82,13 @@ func (t Test) script(name string, limit time.Duration) string {
 	}
 	const lines = 25
 	return fmt.Sprintf(`: >.started
-timeout -s QUIT -k 10 %d %s
+timeout -s QUIT -k 10 %[1]d %[2]s
 rc=$?
 [ $rc = 0 ] && exit 0
+[ $rc = 137 ] && echo "rig: killed, it did not end within %[1]d s" >&2
 for log in $(find /var/log/xen/console -name 'guest-*.log' -newer .started); do
 	echo "--- end of $log" >&2
-	tail -n %d "$log" >&2
+	tail -n %[3]d "$log" >&2
 done
 for domid in $(xenstore-list /local/domain); do
 	[ "$domid" = 0 ] || xl destroy "$domid"
