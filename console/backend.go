@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 
 	"github.com/xenchan/xenchan/xen"
 	"github.com/xenchan/xenchan/xenbus"
 	"github.com/xenchan/xenchan/xenstore"
 )
+
+// ErrReplaced ends [Backend.Run] when a toolstack has removed the device and made
+// another in its place, before anybody could see that it was gone.
+var ErrReplaced = errors.New("the device was made anew")
 
 // Backend serves one console device: it follows the xenbus states of both
 // halves, attaches the ring when the guest offers one, lets go when it must, and
@@ -36,12 +39,17 @@ type Backend struct {
 	// Settled is called after each look at the nodes and what followed from it.
 	Settled func()
 
+	// Look asks Run to look at the nodes again: something changed below Path, or
+	// a domain has gone. Its capacity is 1, so that who sends need not block; a
+	// value that comes too late for Run stays there. NewBackend makes it if it is nil.
+	Look chan struct{}
+
 	Log *slog.Logger
 
-	look chan struct{}
-	conn *Conn
-	ring offer // of conn
-	bad  offer // what could not be attached, not tried again
+	begun bool // the device is past Initialising, where only a toolstack puts it
+	conn  *Conn
+	ring  offer // of conn
+	bad   offer // what could not be attached, not tried again
 }
 
 // offer is what a frontend publishes about its ring.
@@ -52,20 +60,18 @@ type offer struct {
 
 // NewBackend prepares a Backend. Call Run.
 func NewBackend(b Backend) *Backend {
-	b.look = make(chan struct{}, 1)
+	if b.Look == nil {
+		b.Look = make(chan struct{}, 1)
+	}
 	if b.Log == nil {
 		b.Log = slog.New(slog.DiscardHandler)
 	}
 	return &b
 }
 
-// Look asks Run to look at the nodes again: something changed below Path, or a
-// domain has gone. It never blocks and may be called from anywhere.
-func (b *Backend) Look() { wake(b.look) }
-
-// Run serves the device until its nodes are gone (nil) or the context ends, when
-// it leaves the nodes as they are: the guest does not notice, and the next Run
-// goes on where this one stopped.
+// Run serves the device until its nodes are gone (nil), are those of another
+// device ([ErrReplaced]), or the context ends, when it leaves the nodes as they
+// are: the guest does not notice, and the next Run goes on where this one stopped.
 func (b *Backend) Run(ctx context.Context) error {
 	defer func() {
 		if b.conn != nil {
@@ -95,7 +101,7 @@ func (b *Backend) Run(ctx context.Context) error {
 				return watch.Err()
 			}
 			watch.Take()
-		case <-b.look:
+		case <-b.Look:
 		case <-failed:
 			b.broken(b.ring, b.conn.Err())
 		case <-ctx.Done():
@@ -109,6 +115,13 @@ func (b *Backend) step(ctx context.Context) (gone bool, err error) {
 	view, now, err := b.see(ctx)
 	if err != nil {
 		return false, err
+	}
+	switch {
+	case view.State != xenbus.Initialising:
+		b.begun = true
+	case view.Exists && b.begun:
+		b.letGo()
+		return false, ErrReplaced
 	}
 	step := xenbus.Backend(view)
 	switch step.Do {
@@ -130,7 +143,7 @@ func (b *Backend) step(ctx context.Context) (gone bool, err error) {
 		return false, nil
 	}
 	b.Log.Debug("backend state", "from", view.State, "to", step.Publish, "frontend", view.Frontend.State)
-	return false, b.publish(ctx, step.Publish)
+	return false, b.publish(ctx, view.State, step.Publish)
 }
 
 // see reads both halves in one transaction, so that ring-ref, port and state
@@ -222,18 +235,24 @@ func (b *Backend) detach() {
 	b.conn = nil
 }
 
-// publish writes our state, but never brings a directory back that was removed
-// in the meantime.
-func (b *Backend) publish(ctx context.Context, s xenbus.State) error {
+// publish moves our state on, unless somebody else has changed it meanwhile or
+// removed the directory: then we look again.
+func (b *Backend) publish(ctx context.Context, from, to xenbus.State) error {
 	err := b.Store.Tx(ctx, func(tx *xenstore.Tx) error {
-		if _, err := tx.Read(ctx, b.Path+"/frontend"); err != nil {
-			return err
+		r := xenstore.NewValues(ctx, tx)
+		name, state := r.Get(b.Path+"/frontend"), r.Get(b.Path+"/state")
+		switch {
+		case r.Err() != nil:
+			return r.Err()
+		case name != b.Frontend || xenbus.ParseState(state) != from:
+			wake(b.Look)
+			return nil
 		}
-		return tx.Write(ctx, b.Path+"/state", s.Decimal())
+		return tx.Write(ctx, b.Path+"/state", to.Decimal())
 	})
-	if errors.Is(err, fs.ErrNotExist) {
-		wake(b.look)
-		return nil
+	if err != nil {
+		return fmt.Errorf("publish the state of %s: %w", b.Path, err)
 	}
-	return err
+	b.begun = true
+	return nil
 }

@@ -230,7 +230,10 @@ func (c *Conn) tryRead(p []byte) (int, error) {
 	if left, err := c.rx.Len(); err == nil && left > 0 {
 		wake(c.readable) // for another reader
 	}
-	return n, c.event.Notify()
+	if err := c.event.Notify(); err != nil {
+		c.fail(err) // for the next Read: these bytes have left the ring
+	}
+	return n, nil
 }
 
 // brokenUnlessHungUp is the failure that ended the event goroutine.

@@ -112,17 +112,17 @@ func freeDevid(ctx context.Context, tx *xenstore.Tx, d Domain, spec channel.Spec
 		return 0, err
 	}
 	count := 0
+	v := xenstore.NewValues(ctx, tx)
 	for _, id := range ids {
-		c, ok, err := readChannel(ctx, tx, d, id)
-		if err != nil {
-			return 0, err
-		}
-		if ok && c.Name == spec.Name {
+		if v.Get(devicePaths(d.ID, 0, id).libxl+"/name") == spec.Name {
 			return 0, fmt.Errorf("the domain already has a channel of this name (devid %d)", id)
 		}
 		if id > 0 {
 			count++
 		}
+	}
+	if v.Err() != nil {
+		return 0, v.Err()
 	}
 	if count >= channel.MaxChannels {
 		return 0, fmt.Errorf("the domain already has %d consoles beside its primary one; a Linux guest has terminals (hvc1 to hvc%d) for no more: detach one first",
@@ -170,16 +170,8 @@ func (w *writer) dir(path string, perms wire.Perms) {
 // frontend's directory but not what names and describes the channel in it
 // (XSA-57), and cannot read /libxl (XSA-175, XSA-178).
 func (w *writer) device(p paths, dom, backend xen.DomID, devid int, spec channel.Spec) {
-	guestOwned := wire.Perms{{Access: wire.AccessNone, DomID: uint16(dom)}, {Access: wire.AccessRead, DomID: uint16(backend)}}
-	hostOwned := wire.Perms{{Access: wire.AccessNone, DomID: uint16(backend)}, {Access: wire.AccessRead, DomID: uint16(dom)}}
-	initial := xenbus.Initialising.Decimal()
-
-	output := "pty"
-	if spec.Connection == channel.Socket {
-		output = "chardev:libxl-channel" + strconv.Itoa(devid)
-	}
 	described := []string{
-		"frontend-id", dom.String(), "online", "1", "state", initial,
+		"frontend-id", dom.String(), "online", "1", "state", xenbus.Initialising.Decimal(),
 		"protocol", "vt100", "name", spec.Name, "connection", string(spec.Connection),
 	}
 	if spec.Connection == channel.Socket {
@@ -189,31 +181,25 @@ func (w *writer) device(p paths, dom, backend xen.DomID, devid int, spec channel
 
 	w.dir(p.libxl, nil)
 	w.set(p.libxl, nil, "frontend", p.frontend, "backend", p.backend)
-	w.dir(p.frontend, guestOwned)
-	w.set(p.frontend, nil, "backend", p.backend, "backend-id", backend.String(), "protocol", "vt100")
-	w.set(p.frontend, hostOwned, "name", spec.Name, "limit", limit, "type", Type, "output", output, "tty", "")
-	w.dir(p.backend, hostOwned)
+	w.frontend(p, dom, backend, devid, spec)
+	w.dir(p.backend, ownedBy(backend, dom))
 	w.set(p.backend, nil, "frontend", p.frontend)
 	w.set(p.backend, nil, described...)
 	w.set(p.libxl, nil, described...)
-	w.set(p.frontend, nil, "state", initial)
 }
 
-// WaitConnected waits until both halves of a channel are connected. It fails
-// when the guest closes its half, when the channel goes, and with the context.
-func (t *Toolstack) WaitConnected(ctx context.Context, c Channel) error {
-	return t.Store.WaitUntil(ctx, func(r xenstore.Reader) (bool, error) {
-		n := xenstore.NewValues(ctx, r)
-		back := xenbus.ParseState(n.Get(c.Backend + "/state"))
-		front := xenbus.ParseState(n.Get(c.Frontend + "/state"))
-		switch {
-		case n.Err() != nil:
-			return false, n.Err()
-		case n.Get(c.Backend+"/frontend") == "":
-			return false, fmt.Errorf("%w: %s was detached", ErrNoChannel, c.Name)
-		case front == xenbus.Closed && back != xenbus.Initialising && back != xenbus.InitWait:
-			return false, fmt.Errorf("the guest has refused %s", c.Name)
-		}
-		return back == xenbus.Connected && front == xenbus.Connected, nil
-	})
+// frontend writes the half of a channel that the guest looks at.
+func (w *writer) frontend(p paths, dom, backend xen.DomID, devid int, spec channel.Spec) {
+	output := "pty"
+	if spec.Connection == channel.Socket {
+		output = "chardev:libxl-channel" + strconv.Itoa(devid)
+	}
+	w.dir(p.frontend, ownedBy(dom, backend))
+	w.set(p.frontend, nil, "backend", p.backend, "backend-id", backend.String(), "state", xenbus.Initialising.Decimal(), "protocol", "vt100")
+	w.set(p.frontend, ownedBy(backend, dom), "name", spec.Name, "limit", limit, "type", Type, "output", output, "tty", "")
+}
+
+// ownedBy is the rights of a node that belongs to one domain and that another reads.
+func ownedBy(owner, reader xen.DomID) wire.Perms {
+	return wire.Perms{{Access: wire.AccessNone, DomID: uint16(owner)}, {Access: wire.AccessRead, DomID: uint16(reader)}}
 }

@@ -89,8 +89,13 @@ func (t *Toolstack) wait(ctx context.Context, d time.Duration, f func(*xenstore.
 }
 
 // remove removes all nodes of a channel, and directories that this leaves empty.
+// The frontend goes first and by itself: a guest that writes to it all the time
+// could keep a transaction from ever ending. It cannot make it again.
 func (t *Toolstack) remove(ctx context.Context, d Domain, c Channel) error {
 	p := devicePaths(d.ID, backendOf(c.Backend), c.DevID)
+	if err := t.Store.Remove(ctx, p.frontend); err != nil {
+		return err
+	}
 	return t.Store.Tx(ctx, func(tx *xenstore.Tx) error {
 		for _, dirs := range [][]string{
 			{p.frontend, parent(p.frontend)},

@@ -27,28 +27,25 @@ type Channel struct {
 
 // Channels lists a domain's channels in the order of their devids. What names a
 // channel and where its ends are comes from the nodes that only the toolstack
-// can write; states, port and ring reference are the guest's word.
+// can write; states, port and ring reference are the guest's word. A channel that
+// comes or goes meanwhile is in the list or not.
+//
+// There is no transaction: a guest could keep it from ever ending by writing to
+// its nodes all the time.
 func (t *Toolstack) Channels(ctx context.Context, d Domain) ([]Channel, error) {
-	var out []Channel
-	err := t.Store.Tx(ctx, func(tx *xenstore.Tx) error {
-		out = nil
-		ids, err := devids(ctx, tx, d.ID)
-		if err != nil {
-			return err
-		}
-		for _, id := range ids {
-			c, ok, err := readChannel(ctx, tx, d, id)
-			if err != nil {
-				return err
-			}
-			if ok {
-				out = append(out, c)
-			}
-		}
-		return nil
-	})
+	ids, err := devids(ctx, t.Store, d.ID)
 	if err != nil {
 		return nil, fmt.Errorf("list the channels of %v: %w", d, err)
+	}
+	var out []Channel
+	for _, id := range ids {
+		c, ok, err := readChannel(ctx, t.Store, d, id)
+		if err != nil {
+			return nil, fmt.Errorf("list the channels of %v: %w", d, err)
+		}
+		if ok {
+			out = append(out, c)
+		}
 	}
 	return out, nil
 }
@@ -108,8 +105,8 @@ func readChannel(ctx context.Context, r xenstore.Reader, d Domain, devid int) (C
 		Guest:      channel.GuestUnknown,
 	}
 	c.BackendDomID = uint16(backendOf(c.Backend))
-	if c.Frontend == "" {
-		return c, true, n.Err()
+	if c.Frontend == "" || c.Backend == "" {
+		return c, false, n.Err() // it has just gone
 	}
 	c.FrontendState = state(n, c.Frontend+"/state")
 	c.Type = n.Get(c.Frontend + "/type")

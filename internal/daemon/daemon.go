@@ -57,6 +57,11 @@ func Run(ctx context.Context, c Config) error {
 		return fmt.Errorf("ask xenstore which domain this is: %w", err)
 	}
 	d.root = "/local/domain/" + self + "/backend/console"
+	lock, err := d.lockRunDir()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	status, err := d.listenStatus()
 	if err != nil {
 		return err

@@ -116,9 +116,8 @@ func (d *device) identify(ctx context.Context) (mine bool, err error) {
 func (d *device) awaitEnd(ctx context.Context) error {
 	return d.daemon.Store.WaitUntil(ctx, func(r xenstore.Reader) (bool, error) {
 		v := xenstore.NewValues(ctx, r)
-		exists := v.Get(d.dir+"/frontend") != ""
-		d.missed()
-		return !exists, v.Err()
+		d.missed() // what this look sees needs no further one
+		return v.Get(d.dir+"/frontend") == "", v.Err()
 	})
 }
 
@@ -142,13 +141,16 @@ func (d *device) serve(ctx context.Context) error {
 	backend := console.NewBackend(console.Backend{
 		Store: d.daemon.Store, Hypervisor: d.daemon.Hypervisor,
 		Path: d.dir, Frontend: d.frontend, DomID: d.dom,
-		Sink: d.spool, Attached: d.attach, Detached: d.detach, Settled: d.settle, Log: d.log,
+		Sink: d.spool, Attached: d.attach, Detached: d.detach, Settled: d.settle, Look: d.poke, Log: d.log,
 	})
 	clients, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { d.serveEndpoint(clients) })
-	wg.Go(func() { d.relayLooks(clients, backend) })
 	err = backend.Run(ctx)
+	if errors.Is(err, console.ErrReplaced) {
+		d.look() // for the device that follows
+		err = nil
+	}
 	if err == nil {
 		d.flush(ctx)
 		d.log.Info("channel is gone", "dropped", d.spool.Positions().Dropped)
@@ -159,17 +161,6 @@ func (d *device) serve(ctx context.Context) error {
 		return fmt.Errorf("channel %s of domain %v: %w", d.spec.Name, d.dom, err)
 	}
 	return err
-}
-
-func (d *device) relayLooks(ctx context.Context, b *console.Backend) {
-	for {
-		select {
-		case <-d.poke:
-			b.Look()
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 func (d *device) attach(c *console.Conn) {
@@ -212,19 +203,11 @@ func (d *device) flush(ctx context.Context) {
 // While there is no such place, the guest's bytes wait in the spool.
 func (d *device) serveEndpoint(ctx context.Context) {
 	for wait := time.Second; ; wait = min(2*wait, 30*time.Second) {
-		ep, err := d.openEndpoint()
-		d.setProblem(err)
-		if err == nil {
-			defer ep.Close()
-			if err = d.publishTTY(ctx, ep); err == nil {
-				d.log.Info("serving", "connection", d.spec.Connection, "path", ep.Path())
-				newServer(d, ep).run(ctx)
-				return
-			}
-		}
+		err := d.serveOnce(ctx)
 		if ctx.Err() != nil {
 			return
 		}
+		d.setProblem(err)
 		d.log.Error("no endpoint yet", "error", err, "again_in", wait)
 		select {
 		case <-time.After(wait):
@@ -232,6 +215,23 @@ func (d *device) serveEndpoint(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// serveOnce returns when the context ends, or with the reason why clients
+// cannot be served.
+func (d *device) serveOnce(ctx context.Context) error {
+	ep, err := d.openEndpoint()
+	if err != nil {
+		return err
+	}
+	defer ep.Close()
+	if err := d.publishTTY(ctx, ep); err != nil {
+		return err
+	}
+	d.setProblem(nil)
+	d.log.Info("serving", "connection", d.spec.Connection, "path", ep.Path())
+	newServer(d, ep).run(ctx)
+	return ctx.Err()
 }
 
 func (d *device) setProblem(err error) {

@@ -26,15 +26,17 @@ const (
 type server struct {
 	dev     *device
 	ep      endpoint.Endpoint
-	overlap bool          // a client is a connection of its own and may be outlived by its bytes
-	turn    chan struct{} // capacity 1: who holds it sends to the guest; first come, first served
-	slots   chan struct{} // capacity lingering
+	overlap bool            // a client is a connection of its own and may be outlived by its bytes
+	slots   chan struct{}   // capacity lingering
+	before  <-chan struct{} // closed when the client before has sent all it had; for run alone
 }
 
 func newServer(d *device, ep endpoint.Endpoint) *server {
+	first := make(chan struct{})
+	close(first)
 	return &server{
 		dev: d, ep: ep, overlap: d.spec.Connection == channel.Socket,
-		turn: make(chan struct{}, 1), slots: make(chan struct{}, lingering),
+		slots: make(chan struct{}, lingering), before: first,
 	}
 }
 
@@ -72,7 +74,8 @@ func (s *server) serve(ctx context.Context, client endpoint.Client, wg *sync.Wai
 	defer s.dev.log.Debug("client left")
 	here, left := context.WithCancel(ctx)
 	defer left()
-	received := make(chan struct{})
+	turn, received := s.before, make(chan struct{})
+	s.before = received
 	wg.Go(func() { // wakes whatever blocks when the daemon stops
 		select {
 		case <-ctx.Done():
@@ -83,7 +86,7 @@ func (s *server) serve(ctx context.Context, client endpoint.Client, wg *sync.Wai
 	})
 	wg.Go(func() {
 		defer close(received)
-		s.receive(ctx, client, left)
+		s.receive(ctx, client, turn, left)
 	})
 	s.send(here, client)
 	left()
@@ -113,14 +116,14 @@ func (s *server) send(ctx context.Context, client endpoint.Client) {
 	}
 }
 
-// receive sends what the client writes to the guest, and says when it has left.
-func (s *server) receive(ctx context.Context, client endpoint.Client, left func()) {
+// receive sends what the client writes to the guest once it is its turn, and
+// says when the client has left.
+func (s *server) receive(ctx context.Context, client endpoint.Client, turn <-chan struct{}, left func()) {
 	defer left()
-	select {
-	case s.turn <- struct{}{}:
-		defer func() { <-s.turn }()
-	case <-ctx.Done():
-		return
+	for !s.wait(ctx, client, turn, left) {
+		if ctx.Err() != nil {
+			return
+		}
 	}
 	buf := make([]byte, readSize)
 	for {
@@ -135,6 +138,26 @@ func (s *server) receive(ctx context.Context, client endpoint.Client, left func(
 	}
 }
 
+// wait waits for c, but not for long, and looks whether the client is still there.
+func (s *server) wait(ctx context.Context, client endpoint.Client, c <-chan struct{}, left func()) (ok bool) {
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-c:
+		return true
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	s.check(client, left)
+	return false
+}
+
+func (s *server) check(client endpoint.Client, left func()) {
+	if s.overlap && client.Gone() {
+		left()
+	}
+}
+
 // push puts p into the guest's ring, waiting for room and, if need be, for a
 // guest. Nothing is given up on but at the end of the channel.
 func (s *server) push(ctx context.Context, client endpoint.Client, p []byte, left func()) error {
@@ -144,26 +167,20 @@ func (s *server) push(ctx context.Context, client endpoint.Client, p []byte, lef
 		}
 		conn, attached := s.dev.guest()
 		if conn == nil {
-			select {
-			case <-attached:
-			case <-time.After(patience):
-			case <-ctx.Done():
-			}
-		} else {
-			n, err := conn.TryWrite(p)
-			p = p[n:]
-			if len(p) == 0 {
-				return nil
-			}
-			if err != nil { // this ring is no more; the guest may come back with another
-				s.pause(ctx)
-			} else {
-				conn.WaitWritable(ctx, patience)
-			}
+			s.wait(ctx, client, attached, left)
+			continue
 		}
-		if s.overlap && client.Gone() {
-			left()
+		n, err := conn.TryWrite(p)
+		p = p[n:]
+		switch {
+		case len(p) == 0:
+			return nil
+		case err != nil: // this ring is no more; the guest may come back with another
+			s.pause(ctx)
+		default:
+			conn.WaitWritable(ctx, patience)
 		}
+		s.check(client, left)
 	}
 	return nil
 }

@@ -12,9 +12,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/xenchan/xenchan/channel"
+	"github.com/xenchan/xenchan/internal/sys"
 )
 
 // Status is what a daemon knows of one channel and xenstore does not.
@@ -36,19 +38,28 @@ const maxStatus = 64 << 20
 
 func statusPath(runDir string) string { return filepath.Join(runDir, "daemon.sock") }
 
-// listenStatus opens the status socket, which also sees to it that there is one
-// daemon for a RunDir.
-func (d *Daemon) listenStatus() (net.Listener, error) {
+// lockRunDir sees to it that there is one daemon for a RunDir. The lock ends
+// with the process, however it ends.
+func (d *Daemon) lockRunDir() (io.Closer, error) {
 	if err := os.MkdirAll(d.RunDir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the run directory: %w", err)
 	}
-	path := statusPath(d.RunDir)
-	if c, err := net.Dial("unix", path); err == nil {
-		c.Close()
-		return nil, fmt.Errorf("a daemon is already running: it answers at %s", path)
+	lock, err := sys.LockFile(filepath.Join(d.RunDir, "daemon.lock"))
+	switch {
+	case errors.Is(err, syscall.EWOULDBLOCK):
+		return nil, fmt.Errorf("a daemon is already running: it answers at %s", statusPath(d.RunDir))
+	case err != nil:
+		return nil, fmt.Errorf("lock the run directory: %w", err)
 	}
+	return lock, nil
+}
+
+// listenStatus opens the status socket in place of one that a daemon left
+// behind that was killed.
+func (d *Daemon) listenStatus() (net.Listener, error) {
+	path := statusPath(d.RunDir)
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
+		return nil, fmt.Errorf("status socket: %w", err)
 	}
 	l, err := net.Listen("unix", path)
 	if err != nil {
