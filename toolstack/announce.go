@@ -30,6 +30,7 @@ func (t *Toolstack) Announce(ctx context.Context, c Channel) error {
 	untouched := true
 	err := t.wait(ctx, notice, func(v *xenstore.Values) bool {
 		untouched = v.Get(c.Frontend+"/state") == xenbus.Initialising.Decimal()
+		c.TTY = v.Get(c.Frontend + "/tty")
 		return !untouched
 	})
 	if err != nil || !untouched {

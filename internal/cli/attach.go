@@ -91,6 +91,9 @@ func (a *app) attach(ctx context.Context, tools *toolstack.Toolstack, want attac
 	if err != nil {
 		return err
 	}
+	if err := tools.Announce(ctx, c); err != nil {
+		return err
+	}
 	if want.wait > 0 {
 		err = await(ctx, tools, c, want.wait)
 	} else if c.Connection == channel.PTY {

@@ -12,7 +12,6 @@ import (
 
 	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/console"
-	"github.com/xenchan/xenchan/endpoint"
 	"github.com/xenchan/xenchan/spool"
 	"github.com/xenchan/xenchan/toolstack"
 	"github.com/xenchan/xenchan/xen"
@@ -225,11 +224,13 @@ func (d *device) serveOnce(ctx context.Context) error {
 		return err
 	}
 	defer ep.Close()
-	if err := d.publishTTY(ctx, ep); err != nil {
-		return err
-	}
 	d.setProblem(nil)
 	d.log.Info("serving", "connection", d.spec.Connection, "path", ep.Path())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	if d.spec.Connection == channel.PTY {
+		wg.Go(func() { d.keepTTY(ctx, ep.Path()) })
+	}
 	newServer(d, ep).run(ctx)
 	return ctx.Err()
 }
@@ -243,21 +244,30 @@ func (d *device) setProblem(err error) {
 	}
 }
 
-// publishTTY writes where the terminal is, for `xl console` and `xl channel-list`.
-func (d *device) publishTTY(ctx context.Context, ep endpoint.Endpoint) error {
-	if d.spec.Connection != channel.PTY {
-		return nil
-	}
-	err := d.daemon.Store.Tx(ctx, func(tx *xenstore.Tx) error {
-		if _, err := tx.Read(ctx, d.frontend+"/tty"); err != nil {
-			return err
+// keepTTY keeps the path of the terminal where `xl console` and `xl channel-list`
+// look for it, also in a frontend that was taken away and offered again.
+func (d *device) keepTTY(ctx context.Context, path string) {
+	node := d.frontend + "/tty"
+	for {
+		err := d.daemon.Store.WaitUntil(ctx, func(r xenstore.Reader) (bool, error) {
+			v := xenstore.NewValues(ctx, r)
+			now, ok := v.Lookup(node)
+			return ok && now != path, v.Err()
+		})
+		if err != nil {
+			return // the store or the channel is gone, which run sees too
 		}
-		return tx.Write(ctx, d.frontend+"/tty", ep.Path())
-	})
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // the guest has deleted its directory
+		err = d.daemon.Store.Tx(ctx, func(tx *xenstore.Tx) error {
+			if _, err := tx.Read(ctx, node); err != nil {
+				return err // not to make a directory that was removed
+			}
+			return tx.Write(ctx, node, path)
+		})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			d.log.Warn("terminal's path not published", "error", err)
+			return
+		}
 	}
-	return err
 }
 
 // status is a device's row, if it is one of ours.

@@ -1,0 +1,204 @@
+//go:build xen
+
+package realhost
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/xenchan/xenchan/channel"
+	"github.com/xenchan/xenchan/internal/daemon"
+	"github.com/xenchan/xenchan/internal/rig/xlguest"
+)
+
+const runDir = "/run/xenchan"
+
+// host is a daemon in dom0, as a process of its own.
+type host struct {
+	t   *testing.T
+	cmd *exec.Cmd
+	log bytes.Buffer
+}
+
+func startDaemon(t *testing.T) *host {
+	t.Helper()
+	if err := os.MkdirAll("/var/lock", 0o755); err != nil { // for xl console
+		t.Fatal(err)
+	}
+	h := &host{t: t}
+	h.start()
+	t.Cleanup(func() {
+		h.stop(syscall.SIGTERM)
+		if t.Failed() {
+			t.Logf("daemon:\n%s", h.log.String())
+		}
+	})
+	return h
+}
+
+func (h *host) start() {
+	h.t.Helper()
+	h.cmd = exec.Command("xenchan", "daemon", "--verbose")
+	h.cmd.Stderr = &h.log
+	if err := h.cmd.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// ready waits until the daemon answers.
+func (h *host) ready() {
+	h.t.Helper()
+	eventually(h.t, "the daemon answers", 20*time.Second, func() bool {
+		_, err := daemon.Query(h.t.Context(), runDir)
+		return err == nil
+	})
+}
+
+func (h *host) stop(s syscall.Signal) {
+	if h.cmd != nil {
+		h.cmd.Process.Signal(s)
+		h.cmd.Wait()
+		h.cmd = nil
+	}
+}
+
+// xenchan runs a command and returns its standard output.
+func xenchan(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := tryXenchan(t.Context(), args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func tryXenchan(ctx context.Context, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "xenchan", args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("xenchan %s: %w\n%s", strings.Join(args, " "), err, stderr.String())
+	}
+	return string(out), err
+}
+
+// list is `xenchan list -o json` of a domain, by channel name.
+func list(t *testing.T, domain string) map[string]channel.Info {
+	t.Helper()
+	var rows []channel.Info
+	if err := json.Unmarshal([]byte(xenchan(t, "list", domain, "-o", "json")), &rows); err != nil {
+		t.Fatal(err)
+	}
+	all := make(map[string]channel.Info)
+	for _, r := range rows {
+		all[r.Name] = r
+	}
+	return all
+}
+
+// attach plugs a channel in and returns where its host end is.
+func attach(t *testing.T, domain, spec string) string {
+	t.Helper()
+	return strings.TrimSpace(xenchan(t, "attach", domain, spec, "--wait"))
+}
+
+// client opens a channel's host end.
+func client(t *testing.T, path string) io.ReadWriteCloser {
+	t.Helper()
+	var c io.ReadWriteCloser
+	var err error
+	if strings.HasPrefix(path, "/dev/") {
+		c, err = os.OpenFile(path, os.O_RDWR|syscall.O_NOCTTY|syscall.O_NONBLOCK, 0)
+	} else {
+		c, err = net.Dial("unix", path)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// echoAgent runs a program in the guest that sends back what it reads, and
+// waits for it to have the terminal.
+func echoAgent(g *xlguest.Guest, tty string) {
+	g.Run(fmt.Sprintf(`
+for i in $(seq 100); do (: <>%[1]s) 2>/dev/null && break; usleep 100000; done
+rm -f /tmp/up; ( stty raw -echo; : >/tmp/up; exec cat ) <>%[1]s >&0 2>/dev/null &
+for i in $(seq 100); do [ -e /tmp/up ] && exit 0; usleep 50000; done; exit 1`, tty))
+}
+
+// echo sends size random bytes and compares what comes back.
+func echo(t *testing.T, c io.ReadWriter, size int) time.Duration {
+	t.Helper()
+	want, got := make([]byte, size), make([]byte, size)
+	rand.Read(want)
+	begin := time.Now()
+	sent := make(chan error, 1)
+	go func() {
+		_, err := c.Write(want)
+		sent <- err
+	}()
+	done := make(chan error, 1)
+	go func() {
+		n, err := io.ReadFull(c, got)
+		if err != nil {
+			err = fmt.Errorf("after %d of %d bytes: %w", n, size, err)
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err := errors.Join(err, <-sent); err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(3 * time.Minute):
+		t.Fatal("no echo")
+	}
+	if !bytes.Equal(got, want) {
+		t.Fatal("other bytes came back than were sent")
+	}
+	return time.Since(begin)
+}
+
+func eventually(t *testing.T, what string, limit time.Duration, f func() bool) {
+	t.Helper()
+	for end := time.Now().Add(limit); !f(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not within %v: %s", limit, what)
+		}
+	}
+}
+
+func xl(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := xlguest.XL(t.Context(), args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func xenstoreLS(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command("xenstore-ls", "-fp").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}

@@ -1,0 +1,119 @@
+//go:build xen
+
+package realhost
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/xenchan/xenchan/internal/rig/xlguest"
+)
+
+// What xl destroys is gone: no zombie because of a page that we map, no node.
+func TestDestroy_leavesNothing(t *testing.T) {
+	startDaemon(t).ready()
+	before := xenstoreLS(t)
+	g := xlguest.Start(t, xlguest.Config{})
+	path := attach(t, g.Name(), "connection=socket,name=org.example.a.0")
+	attach(t, g.Name(), "connection=pty,name=org.example.b.0")
+	echoAgent(g, "/dev/hvc1")
+	c := client(t, path)
+	echo(t, c, 4096)
+	g.Destroy()
+	eventually(t, "no zombie", 20*time.Second, func() bool { return gone(t, g.Name()) })
+	if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil {
+		t.Errorf("the client read %d bytes, %v", n, err)
+	}
+	after := xenstoreLS(t)
+	for _, line := range strings.Split(after, "\n") {
+		if strings.Contains(line, "console/") || strings.Contains(line, "org.example") {
+			t.Errorf("left behind: %s", line)
+		}
+	}
+	if after != before {
+		t.Logf("xenstore before\n%s\nand after\n%s", before, after)
+	}
+}
+
+// gone says that xl list shows neither the domain nor a zombie, which has no name.
+func gone(t *testing.T, name string) bool {
+	t.Helper()
+	list := xl(t, "list")
+	return !strings.Contains(list, name+" ") && !strings.Contains(list, "(null)")
+}
+
+// Shutdown and reboot by xl: the old domain goes with its channels, the new one
+// can have new ones.
+func TestReboot(t *testing.T) {
+	startDaemon(t).ready()
+	g := xlguest.Start(t, xlguest.Config{})
+	echoSoon(t, g)
+	old := g.DomID()
+	short, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	g.Exec(short, "echo b > /proc/sysrq-trigger") // which nobody answers
+	eventually(t, "a new domain", time.Minute, func() bool {
+		out, err := xlguest.XL(t.Context(), "domid", g.Name())
+		return err == nil && strings.TrimSpace(out) != old.String()
+	})
+	eventually(t, "no zombie of the old one", time.Minute, func() bool { return !strings.Contains(xl(t, "list"), "(null)") })
+	if strings.Contains(xenstoreLS(t), "/backend/console/"+old.String()+"/") {
+		t.Error("the old domain's channel is left behind")
+	}
+	g.Attach()
+	g.Wait("GUEST UP", 2*time.Minute)
+	echoSoon(t, g)
+}
+
+// Save and restore beside our channels.
+func TestSaveRestore(t *testing.T) {
+	startDaemon(t).ready()
+	g := xlguest.Start(t, xlguest.Config{})
+	echoSoon(t, g)
+	old := g.DomID()
+	file := filepath.Join(t.TempDir(), "saved")
+	xl(t, "save", g.Name(), file)
+	eventually(t, "the saved domain is gone", 20*time.Second, func() bool { return gone(t, g.Name()) })
+	if strings.Contains(xenstoreLS(t), "/backend/console/"+old.String()+"/") {
+		t.Error("the saved domain's channel is left behind")
+	}
+	xl(t, "restore", file)
+	r := xlguest.Adopt(t, g.Name())
+	path := attach(t, r.Name(), "connection=socket,name=org.example.after.0")
+	echoAgent(r, freeTTY(r))
+	echo(t, client(t, path), 4096)
+}
+
+// freeTTY is the terminal that the guest has for its only channel: after a
+// restore the old one may still hold its place.
+func freeTTY(g *xlguest.Guest) string {
+	return strings.TrimSpace(g.Run(`for i in $(seq 100); do
+for n in 1 2 3 4 5 6 7; do [ -c /dev/hvc$n ] && (: <>/dev/hvc$n) 2>/dev/null && { echo /dev/hvc$n; exit; }; done
+usleep 100000; done; exit 1`))
+}
+
+// A domain whose stock channel has a QEMU: both serve their own.
+func TestStockChannel_besideOurs(t *testing.T) {
+	startDaemon(t).ready()
+	// xl 4.17 loses the first channel of a domain.
+	g := xlguest.Start(t, xlguest.Config{Extra: `channel = [ "connection=pty,name=lost", "connection=socket,path=/run/stock.sock,name=org.example.stock.0" ]`})
+	path := attach(t, g.Name(), "connection=socket,name=org.example.ours.0")
+	echoAgent(g, "/dev/hvc1")
+	echoAgent(g, "/dev/hvc2")
+	echo(t, client(t, path), 64<<10)
+	stock := client(t, "/run/stock.sock") // QEMU serves one client at a time
+	echo(t, stock, 64<<10)
+	rows := list(t, g.Name())
+	if s, o := rows["org.example.stock.0"], rows["org.example.ours.0"]; s.DevID != 1 || o.DevID != 2 || *s.State != 4 || *o.State != 4 || s.GuestToHost != nil || o.GuestToHost == nil {
+		t.Errorf("stock %+v\nours %+v", s, o)
+	}
+	compareWithXL(t, g)
+	if _, err := tryXenchan(t.Context(), "detach", g.Name(), "org.example.stock.0"); err == nil || !strings.Contains(err.Error(), "QEMU") {
+		t.Errorf("detach of a stock channel: %v", err)
+	}
+	xenchan(t, "detach", g.Name(), "org.example.ours.0")
+	echo(t, stock, 4096)
+}

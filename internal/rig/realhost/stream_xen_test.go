@@ -1,0 +1,150 @@
+//go:build xen
+
+package realhost
+
+import (
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/xenchan/xenchan/internal/rig/xlguest"
+)
+
+const mebi = 1 << 20
+
+// A stock guest that was started without any channel gets a socket and a pty
+// channel while it runs, and echoes on both.
+func TestHotplug_stream(t *testing.T) {
+	for _, pvh := range []bool{false, true} {
+		t.Run(map[bool]string{false: "pv", true: "pvh"}[pvh], func(t *testing.T) {
+			startDaemon(t).ready()
+			g := xlguest.Start(t, xlguest.Config{PVH: pvh})
+			socket := attach(t, g.Name(), "connection=socket,name=org.example.a.0")
+			pty := attach(t, g.Name(), "connection=pty,name=org.example.b.0")
+			echoAgent(g, "/dev/hvc1")
+			echoAgent(g, "/dev/hvc2")
+			for name, path := range map[string]string{"socket": socket, "pty": pty} {
+				took := echo(t, client(t, path), mebi)
+				t.Logf("%s: 1 MiB each way in %v", name, took.Round(time.Millisecond))
+			}
+			compareWithXL(t, g)
+			for name, c := range list(t, g.Name()) {
+				if *c.State != 4 || *c.FrontendState != 4 || *c.Dropped != 0 || *c.GuestToHost < mebi || *c.HostToGuest < mebi {
+					t.Errorf("%s: %+v", name, c)
+				}
+			}
+		})
+	}
+}
+
+// compareWithXL holds our --xl against what it imitates.
+func compareWithXL(t *testing.T, g *xlguest.Guest) {
+	t.Helper()
+	theirs, ours := xl(t, "channel-list", g.Name()), xenchan(t, "list", g.Name(), "--xl")
+	t.Logf("xl channel-list:\n%s", theirs)
+	if theirs != ours {
+		t.Errorf("xl channel-list says\n%s\nand xenchan list --xl\n%s", theirs, ours)
+	}
+}
+
+// xl console finds the terminal of a pty channel.
+func TestXLConsole_opensOurTerminal(t *testing.T) {
+	startDaemon(t).ready()
+	g := xlguest.Start(t, xlguest.Config{})
+	attach(t, g.Name(), "connection=pty,name=org.example.tty.0")
+	echoAgent(g, "/dev/hvc1")
+	// xl console reads its input only when that is a terminal: socat gives it one.
+	cmd := exec.CommandContext(t.Context(), "socat", "-", "EXEC:'xl console -t pv -n 1 "+g.Name()+"',pty,setsid,ctty,raw,echo=0")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { cmd.Process.Kill(); cmd.Wait() }()
+	got := make(chan string, 1)
+	go func() {
+		var all []byte
+		for buf := make([]byte, 100); !strings.Contains(string(all), "hello"); {
+			n, err := out.Read(buf)
+			if all = append(all, buf[:n]...); err != nil {
+				break
+			}
+		}
+		got <- string(all)
+	}()
+	fmt.Fprint(in, "hello\n")
+	select {
+	case s := <-got:
+		if !strings.Contains(s, "hello") {
+			t.Errorf("xl console showed %q, and said %s", s, stderr.String())
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("xl console shows nothing")
+	}
+}
+
+// Attach, use, detach, again and again; another channel goes on meanwhile.
+func TestAttachDetach_25times(t *testing.T) {
+	startDaemon(t).ready()
+	g := xlguest.Start(t, xlguest.Config{})
+	steady := client(t, attach(t, g.Name(), "connection=socket,name=org.example.steady.0"))
+	echoAgent(g, "/dev/hvc1")
+	before := xenstoreLS(t)
+	for i := range 25 {
+		path := attach(t, g.Name(), "connection=socket,name=org.example.again.0")
+		echoAgent(g, "/dev/hvc2")
+		c := client(t, path)
+		echo(t, c, 4096)
+		xenchan(t, "detach", g.Name(), "org.example.again.0")
+		if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil {
+			t.Fatalf("round %d: the client of a detached channel read %d bytes, %v", i, n, err)
+		}
+		echo(t, steady, 256)
+	}
+	if after := xenstoreLS(t); after != before {
+		t.Errorf("xenstore before\n%s\nand after\n%s", before, after)
+	}
+	out := g.Run("(: <>/dev/hvc2) 2>&1 || true")
+	if !strings.Contains(out, "No such device") {
+		t.Errorf("the guest's terminal is still there: %q", out)
+	}
+}
+
+// A guest that does not answer holds up nobody: here one that is paused.
+func TestAttachDetach_pausedGuest(t *testing.T) {
+	startDaemon(t).ready()
+	g := xlguest.Start(t, xlguest.Config{})
+	xl(t, "pause", g.Name())
+	begin := time.Now()
+	_, err := tryXenchan(t.Context(), "attach", g.Name(), "connection=socket,name=org.example.a.0", "--wait", "--timeout", "2s")
+	if err == nil || !strings.Contains(err.Error(), "exit status 4") {
+		t.Errorf("attach --wait to a paused guest: %v, want exit status 4", err)
+	}
+	xenchan(t, "detach", g.Name(), "org.example.a.0")
+	if took := time.Since(begin); took > 25*time.Second {
+		t.Errorf("attach and detach took %v", took)
+	}
+	if strings.Contains(xenstoreLS(t), "org.example.a.0") {
+		t.Error("nodes are left behind")
+	}
+	xl(t, "unpause", g.Name())
+	echoSoon(t, g)
+}
+
+// echoSoon plugs a channel in and uses it.
+func echoSoon(t *testing.T, g *xlguest.Guest) {
+	t.Helper()
+	path := attach(t, g.Name(), "connection=socket,name=org.example.soon.0")
+	echoAgent(g, "/dev/hvc1")
+	echo(t, client(t, path), 4096)
+}
