@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/xenchan/xenchan/spool"
 	"github.com/xenchan/xenchan/xen"
 	"github.com/xenchan/xenchan/xenbus"
 	"github.com/xenchan/xenchan/xenstore"
@@ -194,7 +195,7 @@ func (b *Backend) attach(o offer) error {
 	if err != nil {
 		return errors.Join(err, pages.Close())
 	}
-	conn, err := AttachBackend(pages, event, b.Sink)
+	conn, err := AttachBackend(pages, event, b.Sink, spool.RingID{Ref: uint32(o.ref), Port: uint32(o.port)})
 	if err != nil {
 		return err
 	}

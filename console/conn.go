@@ -16,18 +16,12 @@ import (
 	"time"
 
 	"github.com/xenchan/xenchan/ring"
+	"github.com/xenchan/xenchan/spool"
 	"github.com/xenchan/xenchan/xen"
 )
 
 // ErrHungUp is the error of a Write after the other half has closed.
 var ErrHungUp = errors.New("the other half of the console has closed")
-
-// Sink takes the bytes that the other half sends. Append must not block; when
-// it takes fewer than it was given, the rest is offered again after a value from Room.
-type Sink interface {
-	Append(p []byte) int
-	Room() <-chan struct{}
-}
 
 // Conn is one attached ring. It satisfies [net.Conn]: all methods are safe for
 // concurrent use, and deadlines and Close wake blocked calls.
@@ -68,10 +62,13 @@ var _ net.Conn = (*Conn)(nil)
 // AttachBackend attaches the backend's half of a ring that a guest has shared. A
 // ring whose indices are impossible is refused. With a sink, all bytes from the
 // guest go to it as they come, and leave the ring only when it has them; without
-// one they wait in the ring for Read. AttachBackend owns pages and event from its
-// call on: they are closed on failure too.
-func AttachBackend(pages xen.Pages, event xen.EventChannel, sink Sink) (*Conn, error) {
+// one they wait in the ring for Read. The id is for the sink. AttachBackend owns
+// pages and event from its call on: they are closed on failure too.
+func AttachBackend(pages xen.Pages, event xen.EventChannel, sink Sink, id spool.RingID) (*Conn, error) {
 	rx, tx, err := ring.Backend(pages.Bytes())
+	if err == nil && sink != nil {
+		err = resume(rx, event, sink, id)
+	}
 	return newConn(pages, event, sink, rx, tx, err)
 }
 
@@ -156,8 +153,9 @@ func (c *Conn) drain() (blocked bool, err error) {
 		if n == 0 {
 			break
 		}
-		took := c.sink.Append(c.rxBuf[:n])
+		took := c.sink.Append(c.rxBuf[:n], c.rx.Index())
 		c.rx.Consume(took)
+		c.sink.Settle()
 		c.received.Add(int64(took))
 		moved = moved || took > 0
 		if blocked = took < n; blocked {

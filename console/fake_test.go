@@ -11,6 +11,7 @@ import (
 
 	"github.com/xenchan/xenchan/console"
 	"github.com/xenchan/xenchan/ring"
+	"github.com/xenchan/xenchan/spool"
 	"github.com/xenchan/xenchan/xen"
 )
 
@@ -153,7 +154,7 @@ func (f fakes) attachFront(t testing.TB) *console.Conn {
 
 func (f fakes) attachBack(t testing.TB, sink console.Sink) *console.Conn {
 	t.Helper()
-	c, err := console.AttachBackend(f.page.mapping(), f.back, sink)
+	c, err := console.AttachBackend(f.page.mapping(), f.back, sink, spool.RingID{Ref: 1, Port: 7})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +177,10 @@ func newMemory(room int) *memory {
 	return &memory{room: room, more: make(chan struct{}, 1), came: make(chan struct{}, 1)}
 }
 
-func (m *memory) Append(p []byte) int {
+func (m *memory) Attach(spool.RingID, uint32, int) int { return 0 }
+func (m *memory) Settle()                              {}
+
+func (m *memory) Append(p []byte, _ uint32) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.before != nil {

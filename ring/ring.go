@@ -102,6 +102,9 @@ func open(rx []byte, rxProd, rxCons index, tx []byte, txProd, txCons index) (*Co
 	return c, p, nil
 }
 
+// Index is the free-running index of the next byte.
+func (c *Consumer) Index() uint32 { return c.next }
+
 // Len is the number of bytes that can be read now.
 func (c *Consumer) Len() (int, error) {
 	if c.bad != nil {

@@ -6,6 +6,15 @@
 // Every byte has a position: the number of bytes that the guest sent before it.
 // A log that is full either drops its oldest bytes, and counts each of them, or
 // takes no more.
+//
+// A log lives in memory that its owner gives. When that is a mapped file, the log
+// survives the process, also one that is killed in the middle: all that changes at
+// once, the positions, the place of the bytes and what was taken from the guest's
+// ring, becomes valid by one store. So a byte of the guest is either still in the
+// ring or in the log, and what was dropped is counted. Only what is beyond the
+// process cannot be part of that store: bytes that were being written to a client
+// when the process died are not known to have arrived and are given to the next
+// client again. Those are the bytes of one write, 32 KiB at the most.
 package spool
 
 import (
@@ -27,7 +36,7 @@ const (
 const (
 	maxFlight = 32 << 10 // bytes handed to the reader at a time
 	minBuffer = 4 << 10
-	keepIdle  = 16 << 10 // a larger buffer is given back when the log is empty
+	keepIdle  = 64 << 10 // an empty log gives back what it has touched beyond this
 )
 
 // Positions is where a log stands. All are counts of bytes since the log began;
@@ -39,93 +48,154 @@ type Positions struct {
 	Dropped   int64 // lost to overflow
 }
 
+// RingID tells the rings of one guest apart: what the guest has published about
+// one. A guest may use the same numbers for its next ring.
+type RingID struct{ Ref, Port uint32 }
+
 // Log is a spool with one writer and one reader, each a goroutine of its own;
 // Positions may be called from anywhere.
 type Log struct {
+	m      Memory
 	size   int
 	policy Overflow
 
 	data chan struct{} // capacity 1: there may be bytes to read
 	room chan struct{} // capacity 1: there may be room again
 
-	mu     sync.Mutex
-	buf    []byte // circular, grows up to size; guarded by mu, as all below
-	head   int    // index of the oldest byte in buf
-	count  int    // bytes in buf
-	flight []byte // older than all of buf: shown to the reader, not yet delivered
-	block  []byte // the memory that flight is part of
-	pos    Positions
+	onWrite func() // tests look at the region after each write to it; nil otherwise
+
+	mu      sync.Mutex
+	s       state  // as committed, but in the middle of a method; guarded by mu, as all below
+	seq     uint64 // of the last commit
+	ring    RingID // that bytes come from
+	touched int    // bytes of the data area that are reserved
+	shown   int    // bytes of the flight area that are reserved
+	stuck   bool   // no more could be reserved; until the log is empty
 }
 
-// New makes a log that holds up to size bytes beside those that its reader has
-// been shown. Memory is taken as it is needed.
+// New makes a log on the heap, which is gone with the process. It holds up to
+// size bytes beside those that its reader has been shown.
 func New(size int, policy Overflow) (*Log, error) {
 	if size < minBuffer {
-		return nil, fmt.Errorf("a spool of %d bytes is too small, the least is %d", size, minBuffer)
+		return nil, checkSize(Memory{}, size)
 	}
+	return Format(Memory{Bytes: make([]byte, RegionSize(size))}, size, policy, "")
+}
+
+func newLog(m Memory, size int, policy Overflow) *Log {
 	return &Log{
-		size: size, policy: policy,
+		m: m, size: size, policy: policy,
 		data: make(chan struct{}, 1), room: make(chan struct{}, 1),
-	}, nil
+	}
+}
+
+// Attach says which ring the bytes of the next Append come from: the index of the
+// first byte in it, by its page, and how many bytes it holds. Attach returns how
+// many of these are in the log already, because the process that took them died
+// before it could tell the ring. The caller must let them go from the ring, and
+// then call Settle.
+func (l *Log) Attach(id RingID, at uint32, held int) (skip int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ring = id
+	// Between an Append and its Settle the page's index is what it was before
+	// the Append, or already what follows from it. Another ring at the same place
+	// in such a moment would have to stand at the very same index.
+	if r := l.s.ring; r.id == id && r.at == at && uint64(r.taken) <= uint64(max(held, 0)) {
+		return int(r.taken)
+	}
+	return 0
 }
 
 // Append adds bytes at the end and returns how many it took: all of them under
-// [DropOldest], what fits under [Block]. It never blocks.
-func (l *Log) Append(p []byte) int {
+// [DropOldest], what fits under [Block]. It never blocks. at is the index of the
+// first byte in the ring. That the bytes are in the log and that they need not be
+// taken from the ring again becomes true in the same instant.
+func (l *Log) Append(p []byte, at uint32) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	circle := l.grow(len(p))
 	if l.policy == Block {
-		p = p[:min(len(p), l.size-l.count)]
+		p = p[:min(len(p), circle-int(l.s.count))]
 	}
 	n := len(p)
 	if n == 0 {
 		return 0
 	}
-	if over := l.count + n - l.size; over > 0 {
-		l.drop(over)
-		if skip := n - l.size; skip > 0 {
-			p = p[skip:]
-		}
+	if over := int(l.s.count) + n - circle; over > 0 {
+		// The place of the oldest bytes is written to below, so that they must
+		// be gone before.
+		l.drop(min(over, int(l.s.count)))
+		p = p[max(0, n-circle):]
 	}
-	l.grow(l.count + len(p))
-	at := (l.head + l.count) % len(l.buf)
-	copy(l.buf, p[copy(l.buf[at:], p):])
-	l.count += len(p)
-	l.pos.End += int64(n)
+	to := (int(l.s.start) + int(l.s.count)) % circle
+	data := l.m.Bytes[dataAt:][:circle]
+	copy(data, p[copy(data[to:], p):])
+	l.wrote()
+	l.s.end += uint64(n)
+	l.s.dropped += uint64(n - len(p))
+	l.s.count += uint64(len(p))
+	l.s.ring = ringState{id: l.ring, at: at, taken: uint32(n)}
+	l.commit()
 	signal(l.data)
 	return n
 }
 
-// drop loses the oldest n bytes of those in the buffer and those about to come.
-func (l *Log) drop(n int) {
-	l.pos.Dropped += int64(n)
-	n = min(n, l.count)
-	l.count -= n
-	if l.count == 0 {
-		l.head = 0
-	} else {
-		l.head = (l.head + n) % len(l.buf)
+// Settle says that the ring knows what Append or Attach returned last.
+func (l *Log) Settle() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.s.ring.taken > 0 {
+		l.s.ring.taken = 0
+		l.commit()
 	}
 }
 
-func (l *Log) grow(need int) {
-	if need <= len(l.buf) {
+// drop loses the oldest n bytes of those in the circle.
+func (l *Log) drop(n int) {
+	if n == 0 {
 		return
 	}
-	size := max(len(l.buf), minBuffer)
-	for size < need {
-		size *= 2
-	}
-	next := make([]byte, min(size, l.size))
-	l.copyOldest(next[:l.count])
-	l.buf, l.head = next, 0
+	l.s.dropped += uint64(n)
+	l.s.start = (l.s.start + uint64(n)) % l.circle()
+	l.s.count -= uint64(n)
+	l.commit()
 }
 
-func (l *Log) copyOldest(p []byte) {
-	if len(p) > 0 {
-		n := copy(p, l.buf[l.head:])
-		copy(p[n:], l.buf)
+// circle is the number of bytes that the data go around in. It is no larger than
+// the log has needed since it was last empty, so that a channel whose client keeps
+// up touches little memory.
+func (l *Log) circle() uint64 { return uint64(l.size) >> l.s.shift }
+
+// maxShift gives the smallest circle.
+func (l *Log) maxShift() (shift uint64) {
+	for l.size>>(shift+1) >= minBuffer {
+		shift++
 	}
+	return shift
+}
+
+// grow makes the circle large enough for n more bytes, as far as that is allowed
+// and possible, and returns its size.
+func (l *Log) grow(n int) int {
+	for l.s.count+uint64(n) > l.circle() && l.s.shift > 0 && !l.stuck {
+		circle, next := int(l.circle()), l.size>>(l.s.shift-1)
+		if next > l.touched {
+			if l.stuck = l.reserve(dataAt+l.touched, next-l.touched) != nil; l.stuck {
+				break
+			}
+			l.touched = next
+		}
+		// What goes around the end now continues behind it: there is as much
+		// space there as there was before it.
+		if around := int(l.s.start) + int(l.s.count) - circle; around > 0 {
+			copy(l.m.Bytes[dataAt+circle:], l.m.Bytes[dataAt:][:around])
+			l.wrote()
+		}
+		l.s.shift--
+		l.commit()
+	}
+	return int(l.circle())
 }
 
 // Peek returns the oldest bytes that are not yet delivered, or nil when there
@@ -134,43 +204,59 @@ func (l *Log) copyOldest(p []byte) {
 func (l *Log) Peek() []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.flight) > 0 || l.count == 0 {
-		return l.flight
-	}
-	n := min(l.count, maxFlight)
-	if n > len(l.block) {
-		size := minBuffer
-		for size < n {
-			size *= 2
+	if l.s.inFlight == 0 {
+		if l.s.count == 0 {
+			return nil
 		}
-		l.block = make([]byte, size)
+		l.launch()
+		signal(l.room)
 	}
-	l.flight = l.block[:n]
-	l.copyOldest(l.flight)
-	l.count -= n
-	l.head = (l.head + n) % len(l.buf)
-	if l.count == 0 {
-		l.head = 0
-		if len(l.buf) > keepIdle {
-			l.buf = nil
+	return l.m.Bytes[flightAt+l.s.flight:][:l.s.inFlight:l.s.inFlight]
+}
+
+// launch moves the oldest bytes from the circle to the flight area.
+func (l *Log) launch() {
+	n := min(int(l.s.count), maxFlight)
+	if n > l.shown {
+		if l.reserve(flightAt+l.shown, n-l.shown) == nil {
+			l.shown = n
 		}
+		n = min(n, l.shown)
 	}
-	signal(l.room)
-	return l.flight
+	circle := l.circle()
+	data, to := l.m.Bytes[dataAt:][:circle], l.m.Bytes[flightAt:][:n]
+	copy(to[copy(to, data[l.s.start:]):], data)
+	l.wrote()
+	l.s.flight, l.s.inFlight = 0, uint64(n)
+	l.s.start = (l.s.start + uint64(n)) % circle
+	l.s.count -= uint64(n)
+	if l.s.count > 0 {
+		l.commit()
+		return
+	}
+	l.s.start, l.s.shift, l.stuck = 0, l.maxShift(), false
+	l.commit()
+	if keep := max(keepIdle, int(l.circle())); l.m.Release != nil && l.touched > keep {
+		l.m.Release(dataAt+keep, l.touched-keep)
+		l.touched = keep
+		l.wrote()
+	}
 }
 
 // Advance says that the first n bytes of the last Peek have reached a client.
 func (l *Log) Advance(n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.flight = l.flight[n:]
-	l.pos.Delivered += int64(n)
-	if len(l.flight) == 0 {
-		l.flight = nil
-		if l.count == 0 && len(l.block) > keepIdle {
-			l.block = nil
-		}
+	if n < 0 || uint64(n) > l.s.inFlight {
+		panic(fmt.Sprintf("spool: %d bytes delivered of the %d that were shown", n, l.s.inFlight))
 	}
+	if n == 0 {
+		return
+	}
+	l.s.flight += uint64(n)
+	l.s.inFlight -= uint64(n)
+	l.s.delivered += uint64(n)
+	l.commit()
 }
 
 // Data delivers a value after bytes were appended. It is for the one reader, who
@@ -185,9 +271,24 @@ func (l *Log) Room() <-chan struct{} { return l.room }
 func (l *Log) Positions() Positions {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	p := l.pos
-	p.Spooled = int64(len(l.flight) + l.count)
-	return p
+	return Positions{
+		End: int64(l.s.end), Delivered: int64(l.s.delivered),
+		Spooled: int64(l.s.count + l.s.inFlight), Dropped: int64(l.s.dropped),
+	}
+}
+
+func (l *Log) reserve(off, n int) error {
+	if l.m.Reserve == nil {
+		return nil
+	}
+	return l.m.Reserve(off, n)
+}
+
+// wrote is called after each write to the region.
+func (l *Log) wrote() {
+	if l.onWrite != nil {
+		l.onWrite()
+	}
 }
 
 func signal(c chan struct{}) {

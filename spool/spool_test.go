@@ -2,6 +2,7 @@ package spool
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
 	"testing"
 
@@ -18,12 +19,65 @@ func mustNew(t testing.TB, size int, policy Overflow) *Log {
 }
 
 func TestNew_refusesTinySizes(t *testing.T) {
-	if l, err := New(10, DropOldest); err == nil || l != nil {
-		t.Fatalf("got %v, %v", l, err)
+	for _, size := range []int{-1, 0, 10, minBuffer - 1} {
+		if l, err := New(size, DropOldest); err == nil || l != nil {
+			t.Fatalf("a log of %d bytes: got one: %v, and %v", size, l != nil, err)
+		}
 	}
 }
 
-// The log against a model: a list of bytes, each with its position.
+// model is a log as a list of bytes, with a ring whose page the model has too.
+type model struct {
+	size         int
+	policy       Overflow
+	kept, flight []byte
+	next         byte
+	pos          Positions
+	ring         RingID
+	cons         uint32 // by the page
+	unsettled    int    // bytes in the log that the page does not show as taken
+}
+
+// append gives the bytes that come next and how many a log must take.
+func (m *model) append(n int) (p []byte, took int) {
+	p = make([]byte, n)
+	for i := range p {
+		p[i] = m.next + byte(i)
+	}
+	took = n
+	if m.policy == Block {
+		took = min(n, m.size-len(m.kept))
+	}
+	m.next += byte(took)
+	m.kept = append(m.kept, p[:took]...)
+	if over := len(m.kept) - m.size; over > 0 {
+		m.kept = m.kept[over:]
+		m.pos.Dropped += int64(over)
+	}
+	m.pos.End += int64(took)
+	return p, took
+}
+
+func (m *model) peek() []byte {
+	if len(m.flight) == 0 {
+		n := min(len(m.kept), maxFlight)
+		m.flight, m.kept = m.kept[:n:n], m.kept[n:]
+	}
+	return m.flight
+}
+
+func (m *model) advance(n int) {
+	m.flight = m.flight[n:]
+	m.pos.Delivered += int64(n)
+}
+
+func (m *model) positions() Positions {
+	p := m.pos
+	p.Spooled = int64(len(m.kept) + len(m.flight))
+	return p
+}
+
+// The log against a model, through crashes at random points.
 func TestLog_matchesModel(t *testing.T) {
 	for name, policy := range map[string]Overflow{"drop-oldest": DropOldest, "block": Block} {
 		t.Run(name, func(t *testing.T) { rapid.Check(t, func(t *rapid.T) { checkModel(t, policy) }) })
@@ -31,58 +85,62 @@ func TestLog_matchesModel(t *testing.T) {
 }
 
 func checkModel(t *rapid.T, policy Overflow) {
-	size := rapid.SampledFrom([]int{4096, 5000, 40000, 70000}).Draw(t, "size")
-	l, err := New(size, policy)
+	size := rapid.SampledFrom([]int{4096, 5000, 8191, 40000, 70000, 300001}).Draw(t, "size")
+	mem := newHoles(size)
+	l, err := Format(mem.memory(), size, policy, "a label")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var (
-		kept, flight []byte // model
-		next         byte
-		pos          Positions
-	)
+	m := &model{size: size, policy: policy, cons: rapid.Uint32().Draw(t, "index")}
+	l.Attach(m.ring, m.cons, 0)
+	settle := func() {
+		m.cons += uint32(m.unsettled)
+		m.unsettled = 0
+		l.Settle()
+	}
 	t.Repeat(map[string]func(*rapid.T){
 		"append": func(t *rapid.T) {
-			p := make([]byte, rapid.IntRange(0, size+size/2).Draw(t, "n"))
-			for i := range p {
-				p[i] = next
-				next++
-			}
-			want := len(p)
-			if policy == Block {
-				want = min(want, size-len(kept))
-				next -= byte(len(p) - want)
-			}
-			kept = append(kept, p[:want]...)
-			if over := len(kept) - size; over > 0 {
-				kept = kept[over:]
-				pos.Dropped += int64(over)
-			}
-			pos.End += int64(want)
-			if got := l.Append(p); got != want {
+			settle()
+			p, want := m.append(rapid.IntRange(0, size+size/2).Draw(t, "n"))
+			if got := l.Append(p, m.cons); got != want {
 				t.Fatalf("Append took %d of %d, want %d", got, len(p), want)
 			}
+			m.unsettled = want
 		},
 		"peek": func(t *rapid.T) {
-			if len(flight) == 0 {
-				n := min(len(kept), maxFlight)
-				flight, kept = kept[:n:n], kept[n:]
-			}
-			if got := l.Peek(); !bytes.Equal(got, flight) {
-				t.Fatalf("Peek gave %d bytes, want %d, or other bytes", len(got), len(flight))
+			want := m.peek()
+			if got := l.Peek(); !bytes.Equal(got, want) {
+				t.Fatalf("Peek gave %d bytes, want %d, or other bytes", len(got), len(want))
 			}
 		},
 		"advance": func(t *rapid.T) {
-			n := rapid.IntRange(0, len(flight)).Draw(t, "n")
-			flight = flight[n:]
-			pos.Delivered += int64(n)
+			n := rapid.IntRange(0, len(m.flight)).Draw(t, "n")
+			m.advance(n)
 			l.Advance(n)
 		},
+		"settle": func(*rapid.T) { settle() },
+		"crash": func(t *rapid.T) {
+			if rapid.Bool().Draw(t, "the page knows") {
+				m.cons += uint32(m.unsettled) // but the log does not know that it does
+				m.unsettled = 0
+			}
+			if l, err = Open(mem.memory(), size, policy, "a label"); err != nil {
+				t.Fatal(err)
+			}
+			want := m.unsettled
+			if rapid.IntRange(0, 3).Draw(t, "another ring") == 0 {
+				m.ring.Port++
+				m.unsettled, want = 0, 0
+			}
+			if got := l.Attach(m.ring, m.cons, m.unsettled+rapid.IntRange(0, 2048).Draw(t, "more")); got != want {
+				t.Fatalf("a ring at %d was to skip %d bytes, want %d", m.cons, got, want)
+			}
+			settle()
+		},
 		"": func(t *rapid.T) {
-			pos.Spooled = int64(len(kept) + len(flight))
 			got := l.Positions()
-			if got != pos {
-				t.Fatalf("positions %+v, want %+v", got, pos)
+			if got != m.positions() {
+				t.Fatalf("positions %+v, want %+v", got, m.positions())
 			}
 			if got.Delivered+got.Dropped+got.Spooled != got.End {
 				t.Fatalf("positions %+v do not add up", got)
@@ -94,9 +152,9 @@ func checkModel(t *rapid.T, policy Overflow) {
 // What a reader was shown must not change under it while the log overflows.
 func TestPeek_isStableUnderOverflow(t *testing.T) {
 	l := mustNew(t, 4096, DropOldest)
-	l.Append(bytes.Repeat([]byte{'a'}, 4096))
+	l.Append(bytes.Repeat([]byte{'a'}, 4096), 0)
 	p := l.Peek()
-	l.Append(bytes.Repeat([]byte{'b'}, 10000))
+	l.Append(bytes.Repeat([]byte{'b'}, 10000), 0)
 	if !bytes.Equal(p, bytes.Repeat([]byte{'a'}, 4096)) {
 		t.Fatal("bytes in flight were overwritten")
 	}
@@ -106,14 +164,139 @@ func TestPeek_isStableUnderOverflow(t *testing.T) {
 	}
 }
 
-func TestLog_givesMemoryBackWhenIdle(t *testing.T) {
-	l := mustNew(t, 1<<20, DropOldest)
-	l.Append(make([]byte, 1<<20))
+func TestAdvance_beyondWhatWasShown(t *testing.T) {
+	l := mustNew(t, 4096, DropOldest)
+	l.Append([]byte("abc"), 0)
+	l.Peek()
+	for _, n := range []int{4, -1} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("Advance(%d) of 3 bytes was accepted", n)
+				}
+			}()
+			l.Advance(n)
+		}()
+	}
+}
+
+// Without a crash in the middle there is nothing to skip, whatever ring comes next.
+func TestAttach_ringOfARestartedGuest(t *testing.T) {
+	id := RingID{Ref: 8, Port: 8}
+	l := mustNew(t, 4096, DropOldest)
+	l.Attach(id, 0, 0)
+	l.Append([]byte("login: "), 0)
+	l.Settle()
+	// Linux uses the same numbers again, and a new ring stands at 0.
+	if skip := l.Attach(id, 0, 20); skip != 0 {
+		t.Fatalf("%d bytes of a new ring were taken for old ones", skip)
+	}
+}
+
+func TestAttach_afterACrash(t *testing.T) {
+	id := RingID{Ref: 8, Port: 9}
+	for _, c := range []struct {
+		name string
+		id   RingID
+		at   uint32
+		held int
+		want int
+	}{
+		{"the page does not know", id, 0xffff_fffe, 7, 7},
+		{"the page does not know and there is more", id, 0xffff_fffe, 2048, 7},
+		{"the page knows", id, 5, 0, 0},
+		{"the page knows and there is more", id, 5, 100, 0},
+		{"holds less than was taken from it", id, 0xffff_fffe, 6, 0},
+		{"another reference", RingID{Ref: 9, Port: 9}, 0xffff_fffe, 7, 0},
+		{"another port", RingID{Ref: 8, Port: 8}, 0xffff_fffe, 7, 0},
+		{"stands elsewhere", id, 0, 7, 0},
+		{"nonsense", id, 0xffff_fffe, -1, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := Memory{Bytes: make([]byte, RegionSize(4096))}
+			l, err := Format(m, 4096, DropOldest, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.Attach(id, 0xffff_fffe, 0)
+			l.Append([]byte("login: "), 0xffff_fffe)
+			if l, err = Open(m, 4096, DropOldest, ""); err != nil {
+				t.Fatal(err)
+			}
+			if got := l.Attach(c.id, c.at, c.held); got != c.want {
+				t.Fatalf("skips %d bytes, want %d", got, c.want)
+			}
+			l.Settle()
+			if got := l.Attach(id, 0xffff_fffe, 7); got != 0 {
+				t.Fatalf("skips %d bytes a second time", got)
+			}
+		})
+	}
+}
+
+// Memory that cannot be had makes the log smaller, and no byte goes uncounted.
+func TestLog_withoutMemory(t *testing.T) {
+	const size = 64 << 10
+	mem := newHoles(size)
+	mem.limit = dataAt + 16<<10
+	l, err := Format(mem.memory(), size, DropOldest, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := make([]byte, 40<<10)
+	rand.NewChaCha8([32]byte{2}).Read(in)
+	for i := 0; i < len(in); i += 2048 {
+		l.Append(in[i:i+2048], 0)
+	}
+	if got := l.Positions(); got != (Positions{End: 40 << 10, Spooled: 16 << 10, Dropped: 24 << 10}) {
+		t.Fatalf("positions %+v", got)
+	}
+	var out []byte
+	for p := l.Peek(); p != nil; p = l.Peek() {
+		out = append(out, p...)
+		l.Advance(len(p))
+	}
+	if !bytes.Equal(out, in[24<<10:]) {
+		t.Fatal("these are not the youngest bytes")
+	}
+	mem.limit = 1 << 30 // there is memory again
+	l.Append(in, 0)
+	if got := l.Positions(); got.Spooled != 40<<10 {
+		t.Fatalf("positions %+v", got)
+	}
+}
+
+func TestLog_touchesLittle(t *testing.T) {
+	const size = 1 << 20
+	mem := newHoles(size)
+	l, err := Format(mem.memory(), size, DropOldest, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := make([]byte, 2048)
+	for range 5000 { // a client that keeps up, more or less
+		l.Append(p, 0)
+		l.Append(p, 0)
+		l.Advance(len(l.Peek()))
+	}
+	if got := mem.pages(); got > 3 {
+		t.Fatalf("a channel that is read has touched %d pages", got)
+	}
+	l.Append(make([]byte, size), 0)
+	if got := mem.pages(); got < size/4096 {
+		t.Fatalf("only %d pages were reserved for %d bytes", got, size)
+	}
 	for p := l.Peek(); p != nil; p = l.Peek() {
 		l.Advance(len(p))
 	}
-	if len(l.buf)+len(l.block) > 2*keepIdle {
-		t.Fatalf("an empty log holds %d bytes", len(l.buf)+len(l.block))
+	if got := mem.pages(); got > 1+(maxFlight+keepIdle)/4096 {
+		t.Fatalf("an empty log keeps %d pages", got)
+	}
+	if _, err := Open(mem.memory(), size, DropOldest, ""); err != nil {
+		t.Fatal(err)
+	}
+	if got := mem.pages(); got > 10 {
+		t.Fatalf("an empty log was opened with %d pages", got)
 	}
 }
 
@@ -125,7 +308,8 @@ func TestLog_concurrent(t *testing.T) {
 	rnd.Read(want)
 	go func() {
 		for p := want; len(p) > 0; {
-			n := l.Append(p[:min(len(p), 3000)])
+			n := l.Append(p[:min(len(p), 3000)], 0)
+			l.Settle()
 			if p = p[n:]; n == 0 {
 				<-l.Room()
 			}
@@ -141,6 +325,7 @@ func TestLog_concurrent(t *testing.T) {
 		p = p[:min(len(p), 1+rand.IntN(5000))]
 		got = append(got, p...)
 		l.Advance(len(p))
+		l.Positions()
 	}
 	if !bytes.Equal(got, want) {
 		t.Fatal("bytes differ")
@@ -152,7 +337,52 @@ func BenchmarkLog(b *testing.B) {
 	p := make([]byte, 2048)
 	b.SetBytes(int64(len(p)))
 	for b.Loop() {
-		l.Append(p)
+		l.Append(p, 0)
+		l.Settle()
 		l.Advance(len(l.Peek()))
+	}
+}
+
+// holes is memory with pages that are not there until they are reserved.
+type holes struct {
+	b     []byte
+	there []bool // by page
+	limit int    // no byte beyond this can be had
+}
+
+func newHoles(size int) *holes {
+	n := RegionSize(size)
+	return &holes{b: make([]byte, n), there: make([]bool, n/4096+1), limit: n}
+}
+
+func (h *holes) pages() (n int) {
+	for _, there := range h.there {
+		if there {
+			n++
+		}
+	}
+	return n
+}
+
+func (h *holes) memory() Memory {
+	return Memory{
+		Bytes: h.b,
+		Reserve: func(off, n int) error {
+			if off+n > h.limit {
+				return errors.New("no space left on device")
+			}
+			if n > 0 {
+				for i := off / 4096; i <= (off+n-1)/4096; i++ {
+					h.there[i] = true
+				}
+			}
+			return nil
+		},
+		Release: func(off, n int) {
+			clear(h.b[off : off+n])
+			for i := (off + 4095) / 4096; i <= (off+n-1)/4096; i++ {
+				h.there[i] = false
+			}
+		},
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/xenchan/xenchan/console"
 	"github.com/xenchan/xenchan/internal/rig/xlguest"
+	"github.com/xenchan/xenchan/spool"
 	"github.com/xenchan/xenchan/xen"
 	"github.com/xenchan/xenchan/xen/xendev"
 )
@@ -93,7 +94,7 @@ cat /tmp/relay.out`)
 	if err != nil {
 		t.Fatal(errors.Join(err, pages.Close()))
 	}
-	conn, err := console.AttachBackend(pages, event, nil)
+	conn, err := console.AttachBackend(pages, event, nil, spool.RingID{})
 	if err != nil {
 		t.Fatal(err)
 	}
