@@ -59,6 +59,9 @@ func (t *Toolstack) offer(ctx context.Context, c Channel) error {
 		w := writer{ctx: ctx, tx: tx}
 		w.frontend(p, dom, backend, c.DevID, channel.Spec{Name: c.Name, Connection: c.Connection})
 		w.set(p.frontend, nil, "tty", c.TTY)
+		// The backend has seen its frontend go and says Closed, which a guest
+		// would follow.
+		w.set(p.backend, nil, "state", xenbus.Initialising.Decimal())
 		return w.err
 	})
 }
