@@ -2,6 +2,7 @@ package toolstack
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -185,6 +186,7 @@ func (w *writer) device(p paths, dom, backend xen.DomID, devid int, spec channel
 	w.dir(p.backend, ownedBy(backend, dom))
 	w.set(p.backend, nil, "frontend", p.frontend)
 	w.set(p.backend, nil, described...)
+	w.set(p.backend, nil, Instance, rand.Text())
 	w.set(p.libxl, nil, described...)
 }
 

@@ -26,6 +26,10 @@ import (
 // primary consoles alone, and Linux does not look.
 const Type = "xenchan"
 
+// Instance is the backend's node with a text that no other attached channel has
+// or had, so that a channel that takes the place of another can be told from it.
+const Instance = "instance"
+
 // Errors that a caller can tell apart.
 var (
 	ErrNoDomain  = errors.New("no such domain")

@@ -1,0 +1,100 @@
+package toolstack_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/xenchan/xenchan/channel"
+	"github.com/xenchan/xenchan/toolstack"
+)
+
+func TestDomains(t *testing.T) {
+	h := newHost(t)
+	defer h.close()
+	h.addDomain(toolstack.Domain{ID: 12, Name: "ten"})
+	h.write("/local/domain/junk/name", "x", "")
+	got, err := h.tools.Domains(t.Context())
+	h.check(err)
+	want := []toolstack.Domain{
+		{ID: 0, Name: "Domain-0"},
+		web,
+		{ID: 6, Name: "drv"},
+		{ID: 12, Name: "ten"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestResolve(t *testing.T) {
+	h := newHost(t)
+	defer h.close()
+	h.addDomain(toolstack.Domain{ID: 7, Name: "5"}) // a name of digits is a domid
+	h.addDomain(toolstack.Domain{ID: 8, Name: "", UUID: "abcdefab-0000-0000-0000-00000000000a"})
+	for want, id := range map[string]int{
+		"web": 5, "5": 5, "7": 7, web.UUID: 5, "ABCDEFAB-0000-0000-0000-00000000000A": 8, "Domain-0": 0, "0": 0,
+	} {
+		if d, err := h.tools.Resolve(t.Context(), want); err != nil || int(d.ID) != id {
+			t.Errorf("%q: %v, %v; want domain %d", want, d, err, id)
+		}
+	}
+	for want, says := range map[string]string{
+		"wbe": "did you mean web?", "99": "no such domain", "": "no such domain", "nothing like it": "no such domain", "WEB": "no such domain",
+	} {
+		if d, err := h.tools.Resolve(t.Context(), want); !errors.Is(err, toolstack.ErrNoDomain) || !strings.Contains(err.Error(), says) {
+			t.Errorf("%q: %v, %v; want %q", want, d, err, says)
+		}
+	}
+}
+
+func TestChannels(t *testing.T) {
+	h := newHost(t)
+	defer h.close()
+	if all, err := h.tools.Channels(t.Context(), web); len(all) > 0 || err != nil {
+		t.Errorf("none yet: %v, %v", all, err)
+	}
+	h.write("/libxl/5/device/console/0/frontend", "/local/domain/5/console", "") // has no name
+	h.write("/libxl/5/device/console/junk/name", "junk", "")
+	a, b := h.attach("a"), h.attach("b")
+	// One that xl made, served by QEMU.
+	x := h.attach("x")
+	h.write(x.Frontend+"/type", "ioemu", "")
+	h.write(x.Frontend+"/tty", "/dev/pts/3", "")
+	// The guest's word: good for a, nonsense for b.
+	h.states(a, "4", "3")
+	h.write(a.Frontend+"/port", "9", "")
+	h.write(a.Frontend+"/ring-ref", "0", "")
+	h.write(b.Frontend+"/state", "44", "")
+	h.write(b.Frontend+"/port", "0", "")
+	h.write(b.Frontend+"/ring-ref", "-8", "")
+	h.write(b.Frontend+"/backend", "/somewhere/else", "")
+	h.check(h.store.Remove(t.Context(), b.Frontend+"/tty"))
+
+	all, err := h.tools.Channels(t.Context(), web)
+	h.check(err)
+	if len(all) != 3 || all[0].Name != "a" || all[1].Name != "b" || all[2].Name != "x" {
+		t.Fatalf("%+v", all)
+	}
+	got := all[0]
+	if *got.State != 4 || *got.FrontendState != 3 || *got.Port != 9 || *got.RingRef != 0 || got.NoTTY {
+		t.Errorf("a: %+v", got)
+	}
+	got = all[1]
+	if *got.FrontendState != 0 || got.Port != nil || got.RingRef != nil || got.Backend != b.Backend || !got.NoTTY {
+		t.Errorf("b: %+v", got)
+	}
+	got = all[2]
+	if got.Type != "ioemu" || got.TTY != "/dev/pts/3" {
+		t.Errorf("x: %+v", got)
+	}
+
+	// A guest that deletes its directory does not take the channel from the list.
+	h.check(h.connect(web.ID).Remove(t.Context(), a.Frontend))
+	got, err = h.tools.Find(t.Context(), web, "a")
+	if err != nil || got.FrontendState != nil || got.Type != "" || got.Path == "" || got.Connection != channel.Socket {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
