@@ -82,7 +82,7 @@ func TestGuest_sharesAndDies(t *testing.T) {
 	}
 	g := xlguest.Start(t, xlguest.Config{Agent: true, Files: map[string]string{"/peer": self}})
 	out := g.Run(peerVariable + `=1 /peer >/tmp/peer.out 2>&1 &
-while kill -0 $! 2>/dev/null && ! grep -q peer /tmp/peer.out; do usleep 20000; done
+while kill -0 $! 2>/dev/null && ! grep -qs peer /tmp/peer.out; do usleep 20000; done
 cat /tmp/peer.out`)
 	var refs [2]uint32
 	var port uint32

@@ -80,7 +80,7 @@ func (p *guests) connect(t *testing.T, g *xlguest.Guest, dom xen.DomID) io.ReadW
 	t.Helper()
 	out := g.Run(roleVariable + "=" + roleRelay + " " + relayProgram + ` >/tmp/relay.out 2>&1 &
 echo $! >/tmp/relay.pid
-while kill -0 $! 2>/dev/null && ! grep -q ready /tmp/relay.out; do usleep 20000; done
+while kill -0 $! 2>/dev/null && ! grep -qs ready /tmp/relay.out; do usleep 20000; done
 cat /tmp/relay.out`)
 	var ref, port uint32
 	if _, err := fmt.Sscanf(out, "ready %d %d", &ref, &port); err != nil {
