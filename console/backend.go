@@ -29,6 +29,9 @@ type Backend struct {
 	Path     string    // the backend's directory
 	Frontend string    // the frontend's directory, from the backend's node "frontend"
 	DomID    xen.DomID // the guest, from the backend's node "frontend-id"
+	// Instance is the backend's node "instance", which tells this device from
+	// one that takes its place. When it is empty, Run takes what it finds first.
+	Instance string
 
 	// Sink takes what the guest sends, for as long as the device lives.
 	Sink Sink
@@ -47,10 +50,9 @@ type Backend struct {
 
 	Log *slog.Logger
 
-	begun bool // the device is past Initialising, where only a toolstack puts it
-	conn  *Conn
-	ring  offer // of conn
-	bad   offer // what could not be attached, not tried again
+	conn *Conn
+	ring offer // of conn
+	bad  offer // what could not be attached, not tried again
 }
 
 // offer is what a frontend publishes about its ring.
@@ -114,15 +116,11 @@ func (b *Backend) Run(ctx context.Context) error {
 // step looks at the nodes, does what the machine decides and publishes its state.
 func (b *Backend) step(ctx context.Context) (gone bool, err error) {
 	view, now, err := b.see(ctx)
+	if errors.Is(err, ErrReplaced) {
+		b.letGo()
+	}
 	if err != nil {
 		return false, err
-	}
-	switch {
-	case view.State != xenbus.Initialising:
-		b.begun = true
-	case view.Exists && b.begun:
-		b.letGo()
-		return false, ErrReplaced
 	}
 	step := xenbus.Backend(view)
 	switch step.Do {
@@ -150,11 +148,13 @@ func (b *Backend) step(ctx context.Context) (gone bool, err error) {
 // see reads both halves in one transaction, so that ring-ref, port and state
 // belong together.
 func (b *Backend) see(ctx context.Context) (view xenbus.BackendView, now offer, err error) {
+	var instance string
 	err = b.Store.Tx(ctx, func(tx *xenstore.Tx) error {
 		view, now = xenbus.BackendView{Attached: b.conn != nil}, offer{}
 		r := xenstore.NewValues(ctx, tx)
 		view.Exists = r.Get(b.Path+"/frontend") == b.Frontend
 		view.Online = r.Get(b.Path+"/online") == "1"
+		instance = r.Get(b.Path + "/instance")
 		view.State = xenbus.ParseState(r.Get(b.Path + "/state"))
 		f := &view.Frontend
 		ref, port := r.Get(b.Frontend+"/ring-ref"), r.Get(b.Frontend+"/port")
@@ -172,6 +172,12 @@ func (b *Backend) see(ctx context.Context) (view xenbus.BackendView, now offer, 
 	})
 	if err != nil {
 		return view, now, fmt.Errorf("look at %s: %w", b.Path, err)
+	}
+	if b.Instance == "" {
+		b.Instance = instance
+	}
+	if view.Exists && instance != b.Instance {
+		return view, now, ErrReplaced
 	}
 	view.Frontend.Same = b.conn != nil && now == b.ring
 	view.Frontend.Failed = now == b.bad
@@ -241,11 +247,11 @@ func (b *Backend) detach() {
 func (b *Backend) publish(ctx context.Context, from, to xenbus.State) error {
 	err := b.Store.Tx(ctx, func(tx *xenstore.Tx) error {
 		r := xenstore.NewValues(ctx, tx)
-		name, state := r.Get(b.Path+"/frontend"), r.Get(b.Path+"/state")
+		instance, state := r.Get(b.Path+"/instance"), r.Get(b.Path+"/state")
 		switch {
 		case r.Err() != nil:
 			return r.Err()
-		case name != b.Frontend || xenbus.ParseState(state) != from:
+		case r.Get(b.Path+"/frontend") != b.Frontend, instance != b.Instance, xenbus.ParseState(state) != from:
 			wake(b.Look)
 			return nil
 		}
@@ -254,6 +260,5 @@ func (b *Backend) publish(ctx context.Context, from, to xenbus.State) error {
 	if err != nil {
 		return fmt.Errorf("publish the state of %s: %w", b.Path, err)
 	}
-	b.begun = true
 	return nil
 }

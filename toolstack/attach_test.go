@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -47,6 +48,7 @@ const socketNodes = `
 /local/domain/0/backend/console/5/1/frontend "/local/domain/5/device/console/1" n0,r5
 /local/domain/0/backend/console/5/1/frontend-id "5" n0,r5
 /local/domain/0/backend/console/5/1/group "adm" n0,r5
+/local/domain/0/backend/console/5/1/instance "INSTANCE" n0,r5
 /local/domain/0/backend/console/5/1/mode "0660" n0,r5
 /local/domain/0/backend/console/5/1/name "org.example.agent.0" n0,r5
 /local/domain/0/backend/console/5/1/online "1" n0,r5
@@ -100,13 +102,17 @@ const ptyNodes = `
 /local/domain/6/backend/console/5/1/connection "pty" n6,r5
 /local/domain/6/backend/console/5/1/frontend "/local/domain/5/device/console/1" n6,r5
 /local/domain/6/backend/console/5/1/frontend-id "5" n6,r5
+/local/domain/6/backend/console/5/1/instance "INSTANCE" n6,r5
 /local/domain/6/backend/console/5/1/name "con.0" n6,r5
 /local/domain/6/backend/console/5/1/online "1" n6,r5
 /local/domain/6/backend/console/5/1/protocol "vt100" n6,r5
 /local/domain/6/backend/console/5/1/state "1" n6,r5
 `
 
+var anyInstance = regexp.MustCompile(`/instance "[A-Z2-7]{26}"`)
+
 func TestAttach_nodes(t *testing.T) {
+	instances := make(map[string]bool)
 	for _, c := range []struct {
 		spec channel.Spec
 		want string
@@ -125,7 +131,16 @@ func TestAttach_nodes(t *testing.T) {
 			_, err := h.tools.Attach(t.Context(), web, c.spec)
 			h.check(err)
 			want := strings.Split(strings.TrimSpace(c.want), "\n")
-			if diff := cmp.Diff(want, h.added(before, h.dump())); diff != "" {
+			got := h.added(before, h.dump())
+			for i := range got {
+				if m := anyInstance.FindString(got[i]); m != "" && instances[m] {
+					t.Errorf("two channels are %s", m)
+				} else {
+					instances[m] = true
+				}
+				got[i] = anyInstance.ReplaceAllString(got[i], `/instance "INSTANCE"`)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("nodes (-want +got):\n%s", diff)
 			}
 		})
