@@ -4,6 +4,19 @@
 //
 // It never writes what it did not find: a channel's nodes belong to the toolstack,
 // and when the daemon stops it leaves them alone, so that guests do not notice.
+//
+// Nothing that a guest has sent is lost when a daemon ends, in order or by a kill
+// at any instruction. It is in the guest's ring or in the channel's spool, a file
+// in RunDir/daemon.spool that the next daemon goes on with, and the counts of what
+// was taken and dropped go on too. A client gets what was spooled before it came,
+// by whichever daemon. Only the bytes that were being written to a client when a
+// daemon was killed, 32 KiB at the most, may come twice: once to that client, and
+// again to the next.
+//
+// A spool belongs to a channel that was attached once: the toolstack gives each
+// attached channel another "instance", which is in the spool's label with the
+// channel's name. So a channel that takes the place of another while no daemon runs
+// does not get the other's bytes. Spools without a channel are removed.
 package daemon
 
 import (
@@ -38,8 +51,9 @@ type Config struct {
 // Daemon serves channels. Run owns one goroutine for each device.
 type Daemon struct {
 	Config
-	root  string // of the backends, in this domain's home
-	group *errgroup.Group
+	root   string // of the backends, in this domain's home
+	spools *spools
+	group  *errgroup.Group
 
 	mu      sync.Mutex
 	devices map[string]*device // by the backend's directory; guarded by mu
@@ -62,6 +76,10 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer lock.Close()
+	if d.spools, err = openSpools(d.RunDir); err != nil {
+		return fmt.Errorf("directory of the spools: %w", err)
+	}
+	defer d.spools.close()
 	status, err := d.listenStatus()
 	if err != nil {
 		return err
@@ -93,6 +111,9 @@ func (d *Daemon) follow(ctx context.Context) error {
 	}
 	if err := d.scan(ctx); err != nil {
 		return err
+	}
+	if err := d.spools.sweep(d.hasDevice); err != nil {
+		d.Log.Warn("old spools stay", "error", err)
 	}
 	d.group.Go(func() error { return d.announce(ctx) })
 	for {
@@ -184,11 +205,24 @@ func (d *Daemon) device(ctx context.Context, domid, devid string) {
 		delete(d.devices, dir)
 		again := dev.missed()
 		d.mu.Unlock()
-		if err == nil && again {
+		switch {
+		case err == nil && again:
 			d.device(ctx, domid, devid) // its nodes came back while it ended
+		case err == nil:
+			dev.forget()
 		}
 		return err
 	})
+}
+
+// hasDevice says whether a spool's name is that of a device.
+func (d *Daemon) hasDevice(spool string) bool {
+	for _, dev := range d.snapshot() {
+		if dev.spoolName() == spool {
+			return true
+		}
+	}
+	return false
 }
 
 func (d *Daemon) snapshot() []*device {

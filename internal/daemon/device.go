@@ -12,7 +12,6 @@ import (
 
 	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/console"
-	"github.com/xenchan/xenchan/spool"
 	"github.com/xenchan/xenchan/toolstack"
 	"github.com/xenchan/xenchan/xen"
 	"github.com/xenchan/xenchan/xenstore"
@@ -31,14 +30,15 @@ type device struct {
 	settled     chan struct{} // closed when the device is first served, or is not ours
 	settledOnce sync.Once
 
-	spec  channel.Spec
-	spool *spool.Log
+	spec     channel.Spec
+	instance string // of all channels that were attached here, this one
+	spool    spoolFile
 
 	mu       sync.Mutex
 	serving  bool          // status is worth showing; guarded by mu, as all below
 	conn     *console.Conn // nil while the guest is not attached
 	attached chan struct{} // closed while conn is there; made anew when it goes
-	moved    console.Stats // of earlier conns
+	sent     int64         // bytes, through earlier conns
 	problem  string        // why there is no endpoint
 
 	clients atomic.Int32
@@ -54,6 +54,9 @@ func newDevice(d *Daemon, dir string, dom xen.DomID, devid int) *device {
 		attached: make(chan struct{}),
 	}
 }
+
+// spoolName is the name of the file with the spool.
+func (d *device) spoolName() string { return fmt.Sprintf("%v-%d", d.dom, d.devid) }
 
 func (d *device) look() {
 	select {
@@ -82,17 +85,28 @@ func (d *device) run(ctx context.Context) error {
 		return err
 	}
 	if mine {
-		v := xenstore.NewValues(ctx, d.daemon.Store)
-		if d.spec, err = toolstack.ReadSpec(v, d.dir); err == nil {
-			return d.serve(ctx)
-		}
-		if v.Err() != nil {
+		invalid, err := d.readSpec(ctx)
+		if err != nil {
 			return err
 		}
-		d.log.Error("channel cannot be served", "error", err)
+		if invalid == nil {
+			return d.serve(ctx)
+		}
+		d.log.Error("channel cannot be served", "error", invalid)
 	}
 	d.settle()
 	return d.awaitEnd(ctx)
+}
+
+// readSpec reads what the channel is.
+func (d *device) readSpec(ctx context.Context) (invalid, err error) {
+	err = d.daemon.Store.Tx(ctx, func(tx *xenstore.Tx) error {
+		v := xenstore.NewValues(ctx, tx)
+		d.instance = v.Get(d.dir + "/" + toolstack.Instance)
+		d.spec, invalid = toolstack.ReadSpec(v, d.dir)
+		return v.Err()
+	})
+	return invalid, err
 }
 
 // identify finds out whether the device is ours. A toolstack that does not use
@@ -111,6 +125,13 @@ func (d *device) identify(ctx context.Context) (mine bool, err error) {
 	return mine, err
 }
 
+// forget removes what is kept of a channel whose nodes are gone.
+func (d *device) forget() {
+	if err := d.daemon.spools.remove(d.spoolName()); err != nil {
+		d.log.Warn("the spool stays", "error", err)
+	}
+}
+
 // awaitEnd waits until the backend's directory is gone.
 func (d *device) awaitEnd(ctx context.Context) error {
 	return d.daemon.Store.WaitUntil(ctx, func(r xenstore.Reader) (bool, error) {
@@ -125,22 +146,19 @@ func (d *device) awaitEnd(ctx context.Context) error {
 func (d *device) serve(ctx context.Context) error {
 	d.spec = d.spec.WithDefaults()
 	d.log = d.log.With("channel", d.spec.Name)
-	policy := spool.DropOldest
-	if d.spec.Overflow == channel.Block {
-		policy = spool.Block
-	}
 	var err error
-	if d.spool, err = spool.New(int(d.spec.Spool), policy); err != nil {
+	if d.spool, err = d.daemon.spools.open(d.spoolName(), d.spec.Name+" "+d.instance, d.spec, d.log); err != nil {
 		return err
 	}
+	defer d.spool.close()
 	d.mu.Lock()
 	d.serving = true
 	d.mu.Unlock()
 
 	backend := console.NewBackend(console.Backend{
 		Store: d.daemon.Store, Hypervisor: d.daemon.Hypervisor,
-		Path: d.dir, Frontend: d.frontend, DomID: d.dom,
-		Sink: d.spool, Attached: d.attach, Detached: d.detach, Settled: d.settle, Look: d.poke, Log: d.log,
+		Path: d.dir, Frontend: d.frontend, DomID: d.dom, Instance: d.instance,
+		Sink: d.spool.Log, Attached: d.attach, Detached: d.detach, Settled: d.settle, Look: d.poke, Log: d.log,
 	})
 	clients, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -172,9 +190,7 @@ func (d *device) attach(c *console.Conn) {
 func (d *device) detach(c *console.Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := c.Stats()
-	d.moved.Received += s.Received
-	d.moved.Sent += s.Sent
+	d.sent += c.Stats().Sent
 	d.conn = nil
 	d.attached = make(chan struct{})
 }
@@ -277,11 +293,10 @@ func (d *device) status() (Status, bool) {
 	if !d.serving {
 		return Status{}, false
 	}
-	moved, guest := d.moved, channel.GuestUnknown
+	sent, guest := d.sent, channel.GuestUnknown
 	if d.conn != nil {
 		s := d.conn.Stats()
-		moved.Received += s.Received
-		moved.Sent += s.Sent
+		sent += s.Sent
 		if s.PeerReads {
 			guest = channel.GuestReading
 		}
@@ -290,7 +305,7 @@ func (d *device) status() (Status, bool) {
 	return Status{
 		DomID: uint16(d.dom), DevID: d.devid, Guest: guest,
 		Clients:     int(d.clients.Load()),
-		GuestToHost: uint64(moved.Received), HostToGuest: uint64(moved.Sent),
+		GuestToHost: uint64(pos.End), HostToGuest: uint64(sent),
 		Spooled: uint64(pos.Spooled), Dropped: uint64(pos.Dropped),
 		Problem: d.problem,
 	}, true
