@@ -43,7 +43,7 @@ with the end of the domain.`,
 			return a.connect(cmd.Context(), args[0], args[1], linger)
 		},
 	}
-	cmd.Flags().DurationVar(&linger, "linger", time.Second, "`TIME` of silence that ends the connection after the end of the input")
+	cmd.Flags().DurationVar(&linger, "linger", time.Second, "`TIME` of silence that ends it after the end of the input")
 	return cmd
 }
 
