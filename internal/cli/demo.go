@@ -83,7 +83,8 @@ func (j *journal) Write(p []byte) (int, error) {
 
 // demo tells its story line by line.
 func (a *app) demo(ctx context.Context, dir, cfg string) error {
-	domains, err := a.readDomains([]string{cfg})
+	dir = filepath.Join(dir, "host")
+	domains, err := a.readDomains(dir, []string{cfg})
 	if err != nil {
 		return err
 	}
@@ -92,7 +93,7 @@ func (a *app) demo(ctx context.Context, dir, cfg string) error {
 	}
 	a.say("an embedded host in %s, with the domain %s of %s", dir, domains[0].Name, filepath.Base(cfg))
 	log := &journal{}
-	d := &demoRun{app: a, dir: filepath.Join(dir, "host"), domain: domains[0].Name}
+	d := &demoRun{app: a, dir: dir, domain: domains[0].Name}
 	host, err := sim.Start(ctx, sim.Config{Dir: d.dir, Domains: domains, Daemon: true, Stderr: log})
 	if err != nil {
 		return err

@@ -2,9 +2,13 @@ package cli
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/xenchan/xenchan/internal/daemon"
+	"github.com/xenchan/xenchan/toolstack"
 )
 
 func (a *app) detachCommand() *cobra.Command {
@@ -32,11 +36,41 @@ that does not answer is not waited for beyond the time-out: the channel goes any
 			if err != nil {
 				return err
 			}
+			c, err := tools.Find(cmd.Context(), d, args[1])
+			if err != nil {
+				return err
+			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
-			return tools.Detach(ctx, d, args[1])
+			if err := tools.Detach(ctx, d, c.Name); err != nil {
+				return err
+			}
+			awaitGone(cmd.Context(), tools, c)
+			return nil
 		},
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", 10*time.Second, "`TIME` that the guest has to close its end")
 	return cmd
+}
+
+// letGo is how long a daemon may need to close the host end of a channel whose
+// nodes are gone; it gives a connected client two seconds to read the rest.
+const letGo = 3 * time.Second
+
+// awaitGone waits until the daemon, if one runs, has closed the host end too, so
+// that its path is free when detach returns.
+func awaitGone(ctx context.Context, tools *toolstack.Toolstack, c toolstack.Channel) {
+	ctx, cancel := context.WithTimeout(ctx, letGo)
+	defer cancel()
+	for {
+		serving, err := daemon.Query(ctx, tools.RunDir)
+		if err != nil || !slices.ContainsFunc(serving, func(s daemon.Status) bool { return s.DomID == c.DomID && s.DevID == c.DevID }) {
+			return
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			return
+		}
+	}
 }

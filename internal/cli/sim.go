@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/internal/sim"
 	"github.com/xenchan/xenchan/internal/simguest"
 	"github.com/xenchan/xenchan/xen"
@@ -41,7 +43,7 @@ daemon is started again, a guest is not.`,
 			if err != nil {
 				return err
 			}
-			domains, err := a.readDomains(args[1:])
+			domains, err := a.readDomains(dir, args[1:])
 			if err != nil {
 				return err
 			}
@@ -64,8 +66,13 @@ func (a *app) simLogger(verbose bool) *slog.Logger {
 	return slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level}))
 }
 
-// readDomains reads a configuration for each domain of an embedded host.
-func (a *app) readDomains(files []string) ([]sim.Domain, error) {
+// readDomains reads a configuration for each domain of an embedded host in dir,
+// and finds out what the host would stumble over, before there is one.
+func (a *app) readDomains(dir string, files []string) ([]sim.Domain, error) {
+	// The daemon's socket has the longest of the names that a host must have.
+	if longest := filepath.Join(sim.RunDir(dir), "daemon.sock"); len(longest) > channel.MaxPathLen {
+		return nil, usagef("the host's directory %s is too long: a unix socket's path has at most %d bytes, and %s has %d", dir, channel.MaxPathLen, longest, len(longest))
+	}
 	var domains []sim.Domain
 	taken := make(map[string]string)
 	for _, file := range files {
@@ -74,11 +81,19 @@ func (a *app) readDomains(files []string) ([]sim.Domain, error) {
 			return nil, err
 		}
 		d := sim.Domain{Name: c.orFileName(file), UUID: c.uuid}
+		if d.Name == "." || d.Name == ".." || strings.Contains(d.Name, "/") || printable(d.Name) != d.Name {
+			return nil, usagef("%s: name %q cannot be a directory's name, as an embedded host needs it: change it", file, d.Name)
+		}
 		if other, ok := taken[d.Name]; ok {
 			return nil, usagef("%s and %s both name their domain %s", other, file, d.Name)
 		}
 		taken[d.Name] = file
 		for _, l := range c.channels {
+			if l.Connection == channel.Socket && l.Path == "" {
+				if _, err := channel.DefaultPath(sim.RunDir(dir), d.Name, l.Name); err != nil {
+					return nil, usagef("%s:%d:%d: %w", l.File, l.Line, l.Col, err)
+				}
+			}
 			d.Channels = append(d.Channels, l.Spec)
 		}
 		domains = append(domains, d)
