@@ -13,9 +13,11 @@ import (
 type Memory struct {
 	// Bytes is [RegionSize] bytes, its start aligned to 8.
 	Bytes []byte
-	// Reserve sees to it that n bytes from an offset on can be written; the log
-	// asks before it touches them for the first time. When it fails, the log makes
-	// do with what it has. Nil means that all of Bytes can be written.
+	// Reserve sees to it that n bytes from an offset on can be written: a file
+	// with holes may have no space for them, and the store then ends the process.
+	// The log asks before it touches bytes for the first time, one call at a time.
+	// When it fails, the log makes do with what it has, until it is empty. Nil
+	// means that all of Bytes can be written.
 	Reserve func(off, n int) error
 	// Release says that n bytes from an offset on are of no use any more, until
 	// Reserve is called for them again. It may be nil.

@@ -217,12 +217,10 @@ func (l *Log) Peek() []byte {
 // launch moves the oldest bytes from the circle to the flight area.
 func (l *Log) launch() {
 	n := min(int(l.s.count), maxFlight)
-	if n > l.shown {
-		if l.reserve(flightAt+l.shown, n-l.shown) == nil {
-			l.shown = n
-		}
-		n = min(n, l.shown)
+	if n > l.shown && l.reserve(flightAt+l.shown, n-l.shown) == nil {
+		l.shown = n
 	}
+	n = min(n, l.shown)
 	circle := l.circle()
 	data, to := l.m.Bytes[dataAt:][:circle], l.m.Bytes[flightAt:][:n]
 	copy(to[copy(to, data[l.s.start:]):], data)

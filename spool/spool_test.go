@@ -266,6 +266,36 @@ func TestLog_withoutMemory(t *testing.T) {
 	}
 }
 
+// The same for the place where the reader is shown bytes: it sees fewer at a time.
+func TestPeek_withoutMemory(t *testing.T) {
+	m := newHoles(64 << 10).memory()
+	reserve := m.Reserve
+	m.Reserve = func(off, n int) error {
+		if off > flightAt && off < dataAt {
+			return errors.New("no space left on device")
+		}
+		return reserve(off, n)
+	}
+	l, err := Format(m, 64<<10, DropOldest, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := make([]byte, 40_000)
+	rand.NewChaCha8([32]byte{3}).Read(in)
+	l.Append(in, 0)
+	var out []byte
+	for p := l.Peek(); p != nil; p = l.Peek() {
+		if len(p) > minBuffer {
+			t.Fatalf("%d bytes are shown where there is place for %d", len(p), minBuffer)
+		}
+		out = append(out, p...)
+		l.Advance(len(p))
+	}
+	if !bytes.Equal(out, in) {
+		t.Fatal("bytes differ")
+	}
+}
+
 func TestLog_touchesLittle(t *testing.T) {
 	const size = 1 << 20
 	mem := newHoles(size)

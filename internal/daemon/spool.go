@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/internal/sys"
@@ -133,11 +134,13 @@ func (s *spools) openFile(name, label string, size int, policy spool.Overflow, l
 	if err != nil {
 		return spoolFile{}, errors.Join(err, h.Close())
 	}
+	var warned time.Time // the log calls Reserve once at a time
 	memory := spool.Memory{
 		Bytes: m.Bytes(),
 		Reserve: func(off, n int) error {
 			err := h.Allocate(int64(off), int64(n))
-			if err != nil {
+			if err != nil && time.Since(warned) > time.Minute {
+				warned = time.Now()
 				log.Warn("no space for the spool to grow", "error", err)
 			}
 			return err
