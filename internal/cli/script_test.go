@@ -23,7 +23,7 @@ import (
 // Beyond testscript's own commands, scripts have
 //
 //	host [FLAG…] CFG…    an embedded host in $H, up to "ready"
-//	stop [SIGNAL]        ends it and checks that no process of it is left
+//	halt [SIGNAL]        ends it and checks that no process of it is left
 //	agent TTY            an agent in a guest that sends back what it gets
 //	exits N PROGRAM …    the program's exit status is N; stdout and stderr can
 //	                     be looked at as after exec
@@ -60,7 +60,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"host":      cmdHost,
-			"stop":      cmdStop,
+			"halt":      cmdHalt,
 			"agent":     cmdAgent,
 			"exits":     cmdExits,
 			"snapshot":  cmdSnapshot,
@@ -197,7 +197,7 @@ func cmdHost(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-func cmdStop(ts *testscript.TestScript, _ bool, args []string) {
+func cmdHalt(ts *testscript.TestScript, _ bool, args []string) {
 	signal := syscall.SIGINT
 	if len(args) == 1 {
 		signal = map[string]syscall.Signal{"INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "KILL": syscall.SIGKILL}[args[0]]

@@ -130,8 +130,18 @@ func sit(t *testing.T, dir string, args ...string) *person {
 
 func (p *person) types(s string) {
 	p.t.Helper()
-	if _, err := p.keys.Write([]byte(s)); err != nil {
-		p.t.Fatal(err)
+	typed := make(chan error, 1)
+	go func() { // ends at the latest when Cleanup closes keys
+		_, err := p.keys.Write([]byte(s))
+		typed <- err
+	}()
+	select {
+	case err := <-typed:
+		if err != nil {
+			p.t.Fatal(err)
+		}
+	case <-time.After(20 * time.Second):
+		p.t.Fatal("the program does not take what is typed")
 	}
 }
 
