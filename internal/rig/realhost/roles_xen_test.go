@@ -1,0 +1,91 @@
+//go:build xen
+
+package realhost
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/xenchan/xenchan/internal/rig/xlguest"
+)
+
+// The real guest agent answers over a channel that was plugged into its guest.
+func TestAgent_qemuGA(t *testing.T) {
+	startDaemon(t).ready()
+	g := xlguest.Start(t, xlguest.Config{Agent: true})
+	path := attach(t, g.Name(), "connection=socket,name=org.qemu.guest_agent.0")
+	g.Run("mkdir -p /var/run /var/log; for i in $(seq 50); do (: <>/dev/hvc1) 2>/dev/null && break; usleep 100000; done\nqemu-ga -m isa-serial -p /dev/hvc1 >/dev/null 2>&1 </dev/null &")
+	for round := range 2 { // a client that comes again is answered too
+		c := client(t, path)
+		id := 4711 + round
+		fmt.Fprintf(c, "\xff{\"execute\":\"guest-sync-delimited\",\"arguments\":{\"id\":%d}}\n{\"execute\":\"guest-ping\"}\n", id)
+		answers := make(chan string, 2)
+		go func() {
+			r := bufio.NewReader(c)
+			for {
+				line, err := r.ReadBytes('\n')
+				if err != nil {
+					return
+				}
+				answers <- string(line[bytes.LastIndexByte(line, 0xff)+1:])
+			}
+		}()
+		for _, want := range []string{fmt.Sprintf(`{"return":%d}`, id), `{"return":{}}`} {
+			answered := false
+			for !answered {
+				select {
+				case got := <-answers:
+					var compact bytes.Buffer
+					if err := json.Compact(&compact, []byte(got)); err != nil {
+						t.Fatalf("the agent says %q", got)
+					}
+					answered = compact.String() == want
+				case <-time.After(30 * time.Second):
+					t.Fatalf("no answer %s", want)
+				}
+			}
+		}
+		c.Close()
+	}
+}
+
+// A daemon in a plain guest, a driver domain, serves another guest: with the
+// xenbus device for a store, and no more rights than such a domain has.
+func TestDriverDomain(t *testing.T) {
+	binary, err := exec.LookPath("xenchan")
+	if err != nil {
+		t.Fatal(err)
+	}
+	back := xlguest.Start(t, xlguest.Config{Name: "driver", Agent: true, MemoryMiB: 192, Files: map[string]string{"/usr/bin/xenchan": binary}})
+	back.Run("mkdir -p /run /dev/pts; mount -t devpts d /dev/pts 2>/dev/null; xenchan daemon --verbose >/tmp/log 2>&1 </dev/null &")
+	front := xlguest.Start(t, xlguest.Config{Name: "user"})
+	defer func() {
+		if t.Failed() {
+			t.Logf("daemon:\n%s", back.Run("cat /tmp/log"))
+			t.Logf("store:\n%s", xenstoreLS(t))
+		}
+	}()
+	tty := attach(t, front.Name(), "connection=pty,name=org.example.d.0,backend=driver")
+	echoAgent(front, "/dev/hvc1")
+	for i := range 3 {
+		word := fmt.Sprintf("hello-%d", i)
+		got := back.Run(fmt.Sprintf("exec 3<>%s; stty raw -echo <&3; echo %s >&3; timeout 20 head -c %d <&3", tty, word, len(word)+1))
+		if !strings.Contains(got, word) {
+			t.Errorf("the driver domain's client got %q", got)
+		}
+	}
+	c := list(t, front.Name())["org.example.d.0"]
+	if *c.State != 4 || c.BackendDomID != uint16(back.DomID()) {
+		t.Errorf("%+v", c)
+	}
+	xenchan(t, "detach", front.Name(), "org.example.d.0")
+	if strings.Contains(xenstoreLS(t), "org.example.d.0") {
+		t.Error("nodes are left behind")
+	}
+}
