@@ -40,6 +40,8 @@ type device struct {
 	attached chan struct{} // closed while conn is there; made anew when it goes
 	sent     int64         // bytes, through earlier conns
 	problem  string        // why there is no endpoint
+	looked   bool          // the backend has settled
+	placed   bool          // an endpoint was opened, or there is a problem
 
 	clients atomic.Int32
 }
@@ -76,6 +78,17 @@ func (d *device) missed() bool {
 }
 
 func (d *device) settle() { d.settledOnce.Do(func() { close(d.settled) }) }
+
+// settleBoth takes note that one end is settled, and settles with the other.
+func (d *device) settleBoth(end *bool) {
+	d.mu.Lock()
+	*end = true
+	both := d.looked && d.placed
+	d.mu.Unlock()
+	if both {
+		d.settle()
+	}
+}
 
 // run lives as long as the backend's directory.
 func (d *device) run(ctx context.Context) error {
@@ -115,6 +128,7 @@ func (d *device) identify(ctx context.Context) (mine bool, err error) {
 	err = d.daemon.Store.WaitUntil(ctx, func(r xenstore.Reader) (bool, error) {
 		v := xenstore.NewValues(ctx, r)
 		kind, ok := v.Lookup(d.frontend + "/type")
+		d.instance = v.Get(d.dir + "/" + toolstack.Instance)
 		exists := v.Get(d.dir+"/frontend") == d.frontend
 		mine = exists && kind == toolstack.Type
 		if !ok && exists {
@@ -132,12 +146,17 @@ func (d *device) forget() {
 	}
 }
 
-// awaitEnd waits until the backend's directory is gone.
+// awaitEnd waits until the backend's directory is gone, or is another device's.
 func (d *device) awaitEnd(ctx context.Context) error {
 	return d.daemon.Store.WaitUntil(ctx, func(r xenstore.Reader) (bool, error) {
 		v := xenstore.NewValues(ctx, r)
 		d.missed() // what this look sees needs no further one
-		return v.Get(d.dir+"/frontend") == "", v.Err()
+		gone := v.Get(d.dir+"/frontend") == ""
+		replaced := !gone && v.Get(d.dir+"/"+toolstack.Instance) != d.instance
+		if replaced && v.Err() == nil {
+			d.look() // for the device that follows
+		}
+		return gone || replaced, v.Err()
 	})
 }
 
@@ -158,7 +177,8 @@ func (d *device) serve(ctx context.Context) error {
 	backend := console.NewBackend(console.Backend{
 		Store: d.daemon.Store, Hypervisor: d.daemon.Hypervisor,
 		Path: d.dir, Frontend: d.frontend, DomID: d.dom, Instance: d.instance,
-		Sink: d.spool.Log, Attached: d.attach, Detached: d.detach, Settled: d.settle, Look: d.poke, Log: d.log,
+		Sink: d.spool.Log, Attached: d.attach, Detached: d.detach, Look: d.poke, Log: d.log,
+		Settled: func() { d.settleBoth(&d.looked) },
 	})
 	clients, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -253,11 +273,12 @@ func (d *device) serveOnce(ctx context.Context) error {
 
 func (d *device) setProblem(err error) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.problem = ""
 	if err != nil {
 		d.problem = err.Error()
 	}
+	d.mu.Unlock()
+	d.settleBoth(&d.placed)
 }
 
 // keepTTY keeps the path of the terminal where `xl console` and `xl channel-list`
