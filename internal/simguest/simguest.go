@@ -140,15 +140,16 @@ func (g *guest) release(id string) {
 
 // device runs one console until its nodes are gone.
 func (g *guest) device(ctx context.Context, id, dir string) error {
-	name, err := g.Store.Read(ctx, dir+"/name")
-	if err != nil || channel.CheckName(name) != nil {
-		name = "console-" + id
-	}
-	log := g.Log.With("devid", id, "channel", name)
+	log := g.Log.With("devid", id)
 	var tty *terminal
 	front := console.Frontend{
 		Store: g.Store, Hypervisor: g.Hypervisor, Path: dir,
 		Attached: func(c *console.Conn) {
+			// Read anew each time: another channel may have taken this one's place.
+			name, err := g.Store.Read(ctx, dir+"/name")
+			if err != nil || channel.CheckName(name) != nil {
+				name = "console-" + id
+			}
 			if tty, err = g.openTerminal(filepath.Join(g.Dir, name), c); err != nil {
 				log.Error("no terminal", "error", err)
 				return
@@ -163,7 +164,7 @@ func (g *guest) device(ctx context.Context, id, dir string) error {
 			}
 		},
 	}
-	err = front.Run(ctx)
+	err := front.Run(ctx)
 	if ctx.Err() == nil && err != nil && !vanished(err) {
 		return fmt.Errorf("console %s: %w", id, err)
 	}
