@@ -331,8 +331,11 @@ func TestTerminal_guestOffersAnotherRing(t *testing.T) {
 func TestTerminal_anotherChannelInItsPlace(t *testing.T) {
 	r := newRig(t)
 	c := r.attach("a")
-	r.eventually("the terminal", func() bool { return r.exists("a") })
 	ctx := t.Context()
+	r.eventually("the ring is offered", func() bool {
+		s, _ := r.store.Read(ctx, c.Frontend+"/state")
+		return s == "3" && r.exists("a")
+	})
 	r.check(r.store.Tx(ctx, func(tx *xenstore.Tx) error {
 		return errors.Join(
 			tx.Write(ctx, c.Frontend+"/name", "b"), tx.Write(ctx, c.Frontend+"/state", "1"),
