@@ -30,7 +30,6 @@ func TestDaemon_killedInMidStream(t *testing.T) {
 	h.ready()
 	g := xlguest.Start(t, xlguest.Config{})
 	path := attach(t, g.Name(), "connection=socket,name=org.example.stream.0")
-	g.Run(fmt.Sprintf("( stty raw -echo; seq %d | cat ) </dev/hvc1 >/dev/hvc1 2>/dev/null &", last))
 	var want bytes.Buffer
 	for i := range last {
 		fmt.Fprintln(&want, i+1)
@@ -42,6 +41,7 @@ func TestDaemon_killedInMidStream(t *testing.T) {
 	progress := make(chan int, 1000)
 	go func() { defer close(done); follow(t, path, want.Bytes(), overlap, progress, stop) }()
 
+	g.Run(fmt.Sprintf("( stty raw -echo; seq %d | cat ) </dev/hvc1 >/dev/hvc1 2>/dev/null &", last))
 	mid, dom := 0, g.DomID()
 	for killed := 0; killed < kills; killed++ {
 		time.Sleep(time.Duration(100+rand.IntN(500)) * time.Millisecond)
