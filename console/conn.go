@@ -26,7 +26,8 @@ var ErrHungUp = errors.New("the other half of the console has closed")
 // Conn is one attached ring. It satisfies [net.Conn]: all methods are safe for
 // concurrent use, and deadlines and Close wake blocked calls.
 //
-// One goroutine, owned by the Conn and joined by Close, waits for events.
+// One goroutine, owned by the Conn and joined by Close, waits for events, and one
+// more for room in the sink while that is full.
 type Conn struct {
 	pages xen.Pages
 	event xen.EventChannel
@@ -36,6 +37,7 @@ type Conn struct {
 	rx     *ring.Consumer // guarded by rxMu
 	rxBuf  []byte         // what a drain copies into; guarded by rxMu
 	closed bool           // the page is gone; guarded by rxMu and txMu together
+	refill bool           // a goroutine waits for room in the sink; guarded by rxMu
 
 	txMu sync.Mutex
 	tx   *ring.Producer // guarded by txMu
@@ -52,7 +54,7 @@ type Conn struct {
 	closeOnce, hupOnce sync.Once
 	failOnce           sync.Once
 	closeErr           error
-	joined             chan struct{} // closed when the event goroutine has ended
+	workers            sync.WaitGroup // both goroutines
 
 	received, written atomic.Int64
 }
@@ -87,19 +89,17 @@ func newConn(pages xen.Pages, event xen.EventChannel, sink Sink, rx *ring.Consum
 		readable: make(chan struct{}, 1), writable: make(chan struct{}, 1),
 		readBy: newDeadline(), writeBy: newDeadline(),
 		closing: make(chan struct{}), hungUp: make(chan struct{}), failed: make(chan struct{}),
-		joined: make(chan struct{}),
 	}
 	if sink != nil {
 		c.rxBuf = make([]byte, ring.OutSize)
 	}
-	go c.events()
+	c.workers.Go(c.events)
 	return c, nil
 }
 
 // events serves the ring whenever the other half says that it has moved. It
 // looks at the ring once before it waits: what came before the attach has no event.
 func (c *Conn) events() {
-	defer close(c.joined)
 	for {
 		if err := c.serve(); err != nil {
 			c.fail(err)
@@ -122,25 +122,39 @@ func (c *Conn) serve() error {
 		wake(c.readable)
 		return nil
 	}
-	for {
-		blocked, err := c.drain()
-		if err != nil || !blocked {
-			return err
-		}
+	c.rxMu.Lock()
+	defer c.rxMu.Unlock()
+	blocked, err := c.drain()
+	if blocked && !c.refill {
+		c.refill = true
+		c.workers.Go(c.awaitRoom)
+	}
+	return err
+}
+
+// awaitRoom goes on with the ring as the sink gets room, until it can take all.
+func (c *Conn) awaitRoom() {
+	for blocked := true; blocked; {
 		select {
 		case <-c.sink.Room():
 		case <-c.closing:
-			return os.ErrClosed
+			return
+		}
+		c.rxMu.Lock()
+		var err error
+		blocked, err = c.drain()
+		c.refill = blocked
+		c.rxMu.Unlock()
+		if err != nil {
+			c.fail(err)
 		}
 	}
 }
 
 // drain moves what is in the ring to the sink. The work is bounded: a guest that
 // fills the ring as fast as it is emptied gets its next turn with its next event,
-// which it must send for these bytes too.
+// which it must send for these bytes too. The caller holds rxMu.
 func (c *Conn) drain() (blocked bool, err error) {
-	c.rxMu.Lock()
-	defer c.rxMu.Unlock()
 	moved := false
 	for range 32 {
 		if c.closed {
@@ -171,6 +185,8 @@ func (c *Conn) drain() (blocked bool, err error) {
 // Drain takes what is left in the ring for the sink, as before letting go of it.
 func (c *Conn) Drain() {
 	if c.sink != nil {
+		c.rxMu.Lock()
+		defer c.rxMu.Unlock()
 		c.drain()
 	}
 }
@@ -330,7 +346,7 @@ func (c *Conn) Close() error {
 	c.closeOnce.Do(func() {
 		close(c.closing)
 		err := c.event.Close()
-		<-c.joined
+		c.workers.Wait()
 		c.rxMu.Lock()
 		c.txMu.Lock()
 		c.closed = true

@@ -180,6 +180,28 @@ func TestConn_fullSinkLeavesTheRestInTheRing(t *testing.T) {
 	}
 }
 
+// A sink that is full stands in the way of one direction only.
+func TestConn_fullSinkDoesNotStopTheOtherWay(t *testing.T) {
+	f := newFakes()
+	sink := newMemory(0)
+	back, front := f.attachBack(t, sink), f.attachFront(t)
+	write(t, front, pattern(ring.OutSize))
+	want := pattern(50 * ring.InSize)
+	back.SetDeadline(time.Now().Add(10 * time.Second))
+	sent := make(chan error, 1)
+	go func() { _, err := back.Write(want); sent <- err }()
+	expect(t, front, want)
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+	for range ring.OutSize / 100 {
+		sink.allow(100)
+	}
+	sink.allow(100)
+	eventually(t, "the rest is taken", func() bool { return bytes.Equal(sink.bytes(), pattern(ring.OutSize)) })
+	back.Close()
+}
+
 func TestConn_closeLeavesTheRingForTheNext(t *testing.T) {
 	f := newFakes()
 	back := f.attachBack(t, nil)
