@@ -259,7 +259,7 @@ func (d *device) serveOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer ep.Close()
+	defer d.closeEndpoint(ep)
 	d.setProblem(nil)
 	d.log.Info("serving", "connection", d.spec.Connection, "path", ep.Path())
 	var wg sync.WaitGroup

@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"fmt"
+	"os"
 	"os/user"
+	"path/filepath"
 	"strconv"
 
 	"github.com/xenchan/xenchan/channel"
@@ -27,6 +29,15 @@ func (d *device) openEndpoint() (endpoint.Endpoint, error) {
 	return asEndpoint(unixsock.Listen(unixsock.Config{
 		Path: d.spec.Path, Mode: d.spec.Mode, UID: uid, GID: gid, RunDir: d.daemon.RunDir,
 	}))
+}
+
+// closeEndpoint removes the channel's place, and the domain's directory in the
+// run directory with the last of its sockets.
+func (d *device) closeEndpoint(ep endpoint.Endpoint) {
+	ep.Close()
+	if dir := filepath.Dir(d.spec.Path); filepath.Dir(dir) == d.daemon.RunDir {
+		os.Remove(dir) // fails while there is something in it
+	}
 }
 
 // asEndpoint keeps a nil pointer from becoming an endpoint that is not nil.

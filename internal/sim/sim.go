@@ -61,8 +61,10 @@ type made struct {
 	domain string
 }
 
-// Where things are in a host's directory.
-func RunDir(dir string) string           { return filepath.Join(dir, "run") }
+// RunDir is where the daemon of the host in dir keeps its sockets.
+func RunDir(dir string) string { return filepath.Join(dir, "run") }
+
+// GuestDir is where the terminals of a domain's channels are.
 func GuestDir(dir, domain string) string { return filepath.Join(dir, "guests", domain, "xen-channel") }
 
 // Start makes the host and its domains, in the order given. It does not wait
@@ -125,17 +127,14 @@ func (h *Host) startGuest(ctx context.Context, d *xensim.Domain) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start the guest %s: %w", d.Name, err)
 	}
-	if err := h.writePID("guest-"+d.Name, cmd.Process.Pid); err != nil {
-		return err
-	}
-	h.cfg.Log.Info("guest runs", "domain", d.Name, "domid", d.ID, "pid", cmd.Process.Pid)
 	h.wg.Go(func() {
 		err := cmd.Wait()
 		if ctx.Err() == nil {
 			h.cfg.Log.Warn("guest has crashed", "domain", d.Name, "error", err)
 		}
 	})
-	return nil
+	h.cfg.Log.Info("guest runs", "domain", d.Name, "domid", d.ID, "pid", cmd.Process.Pid)
+	return h.writePID("guest-"+d.Name, cmd.Process.Pid)
 }
 
 // supervise keeps a daemon running.
@@ -163,15 +162,21 @@ func (h *Host) command(ctx context.Context, args ...string) *exec.Cmd {
 	args = append(append([]string{}, h.cfg.Command[1:]...), args...)
 	cmd := exec.CommandContext(ctx, h.cfg.Command[0], append(args, "--host", "sim:"+h.cfg.Dir)...)
 	cmd.Stderr = h.cfg.Stderr
+	// ^C at a terminal is for this process, which then stops the others in order.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 5 * time.Second
 	return cmd
 }
 
 // writePID leaves a process's number in DIR/NAME.pid, for those who want to
-// look at it or kill it.
+// look at it or kill it. Whoever reads it finds it whole.
 func (h *Host) writePID(name string, pid int) error {
-	return os.WriteFile(filepath.Join(h.cfg.Dir, name+".pid"), fmt.Appendln(nil, pid), 0o644)
+	path := filepath.Join(h.cfg.Dir, name+".pid")
+	if err := os.WriteFile(path+".new", fmt.Appendln(nil, pid), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 // Ready waits until every channel can be used from both ends, or, without a
@@ -229,9 +234,12 @@ func (h *Host) Destroy(id xen.DomID) error { return h.hv.DestroyDomain(id) }
 func (h *Host) Close() error {
 	h.stop()
 	h.wg.Wait()
-	var err error
+	pids, err := filepath.Glob(filepath.Join(h.cfg.Dir, "*.pid"))
+	for _, file := range pids {
+		err = errors.Join(err, os.Remove(file))
+	}
 	if h.store != nil {
-		err = h.store.Close()
+		err = errors.Join(err, h.store.Close())
 	}
 	return errors.Join(err, h.hv.Close())
 }

@@ -123,11 +123,16 @@ func (t *terminal) input(tty io.Writer) {
 			if _, err := tty.Write(buf[:n]); err != nil {
 				return
 			}
-			t.guest.vcpu.Lock() // an interrupt needs a processor that is not spinning
-			t.guest.vcpu.Unlock()
+			t.guest.interrupt()
 		}
 		if err != nil {
 			return
 		}
 	}
+}
+
+// interrupt waits for a processor that is not spinning.
+func (g *guest) interrupt() {
+	g.vcpu.Lock()
+	defer g.vcpu.Unlock()
 }
