@@ -229,8 +229,8 @@ func (h *Host) Domains() []xensim.DomainInfo { return h.hv.Domains() }
 // Destroy ends a domain as `xl destroy` does.
 func (h *Host) Destroy(id xen.DomID) error { return h.hv.DestroyDomain(id) }
 
-// Close stops the daemon first, so that it finds its host still there, then the
-// guests, and removes the host's sockets.
+// Close stops the daemon and the guests, which find their host still there, and
+// then the host, whose sockets are removed.
 func (h *Host) Close() error {
 	h.stop()
 	h.wg.Wait()
