@@ -9,9 +9,6 @@ FUZZTIME ?= 30s
 # boots real Xen. gcc is for the race detector alone.
 DEBS := xenstore-utils qemu-guest-agent socat gcc libc6-dev qemu-system-x86 xz-utils
 
-# The packages with tests that run in dom0.
-XEN_PKGS = $(sort $(dir $(shell find . -name '*_xen_test.go')))
-
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 export CGO_ENABLED = 0
@@ -55,12 +52,16 @@ test-fast: deps check bin/xenchan
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m $(PKGS)
 	$(MAKE) bench-once
 
-# test-xen runs the tests with the build tag xen inside dom0 of a real Xen.
+# test-xen runs the tests with the build tag xen inside dom0 of a real Xen, all
+# with the C xenstored, and what depends on it most with the OCaml one too.
+IN_DOM0 = $(GO) test -tags xen -p 1 -count=1 -timeout 15m -exec '$(CURDIR)/bin/rigctl test -with $(CURDIR)/bin/xenchan'
+XEN_PKGS = $(sort $(dir $(shell find . -name '*_xen_test.go')))
+
 test-xen: deps bin/xenchan bin/rigctl
 	bin/rigctl build
-	$(GO) test -tags xen -p 1 -count=1 -timeout 15m \
-	  -exec '$(CURDIR)/bin/rigctl test -with $(CURDIR)/bin/xenchan' $(XEN_PKGS); \
-	status=$$?; bin/rigctl down; exit $$status
+	$(IN_DOM0) $(XEN_PKGS) && \
+	  XENCHAN_RIG_XENSTORED=o $(IN_DOM0) ./xen/xendev ./internal/rig/realstore; \
+	  status=$$?; bin/rigctl down; exit $$status
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem $(PKGS)
