@@ -17,15 +17,19 @@ func TestParseSpec(t *testing.T) {
 		in   string
 		want Spec
 	}{
-		{"connection=socket,path=/run/a.sock,name=org.example.agent.0",
-			Spec{Name: "org.example.agent.0", Connection: Socket, Path: "/run/a.sock"}},
+		{
+			"connection=socket,path=/run/a.sock,name=org.example.agent.0",
+			Spec{Name: "org.example.agent.0", Connection: Socket, Path: "/run/a.sock"},
+		},
 		{",,name=a,,connection=pty,", Spec{Name: "a", Connection: PTY}},
 		{" name =\ta\v, connection\n= pty\r\n", Spec{Name: "a", Connection: PTY}},
 		{"name==b=c,connection=pty", Spec{Name: "=b=c", Connection: PTY}},
 		{"path=/run/a=b,name=a,connection=socket", Spec{Name: "a", Connection: Socket, Path: "/run/a=b"}},
 		{"name=a b,connection=pty,backend=driver dom", Spec{Name: "a b", Connection: PTY, Backend: "driver dom"}},
-		{"name=a,connection=socket,mode=0660,owner=root,group=42,spool=4MiB,overflow=block,backend=3",
-			Spec{Name: "a", Connection: Socket, Backend: "3", Mode: 0o660, Owner: "root", Group: "42", Spool: 4 << 20, Overflow: Block}},
+		{
+			"name=a,connection=socket,mode=0660,owner=root,group=42,spool=4MiB,overflow=block,backend=3",
+			Spec{Name: "a", Connection: Socket, Backend: "3", Mode: 0o660, Owner: "root", Group: "42", Spool: 4 << 20, Overflow: Block},
+		},
 		{"name=a,connection=pty,mode=7", Spec{Name: "a", Connection: PTY, Mode: 7}},
 		{"name=a,connection=pty,spool=4096", Spec{Name: "a", Connection: PTY, Spool: MinSpool}},
 		{"name=a,connection=pty,spool=64k", Spec{Name: "a", Connection: PTY, Spool: 64 << 10}},

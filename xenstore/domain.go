@@ -63,8 +63,10 @@ func (s *Store) Release(ctx context.Context, dom xen.DomID) error {
 // xenbus device it fails, because there it would end the kernel's own watches.
 func (s *Store) ResetWatches(ctx context.Context) error {
 	if s.c.device {
-		return &Error{Op: wire.ResetWatches, Errno: syscall.EOPNOTSUPP,
-			Detail: "the xenbus device shares its watches with the kernel's drivers"}
+		return &Error{
+			Op: wire.ResetWatches, Errno: syscall.EOPNOTSUPP,
+			Detail: "the xenbus device shares its watches with the kernel's drivers",
+		}
 	}
 	s.c.mu.Lock()
 	watches := slices.Collect(maps.Values(s.c.watches))
@@ -83,8 +85,10 @@ func (s *Store) ResetWatches(ctx context.Context) error {
 // lists the commands of the daemon at hand.
 func (s *Store) Control(ctx context.Context, args ...string) (string, error) {
 	if len(args) == 0 || slices.ContainsFunc(args, func(a string) bool { return strings.Contains(a, "\x00") }) {
-		return "", &Error{Op: wire.Control, Errno: syscall.EINVAL,
-			Detail: "a command is one or more strings without NUL"}
+		return "", &Error{
+			Op: wire.Control, Errno: syscall.EINVAL,
+			Detail: "a command is one or more strings without NUL",
+		}
 	}
 	payload, err := s.call(ctx, wire.Control, "", wire.JoinNUL(args...))
 	return strings.TrimSuffix(string(payload), "\x00"), err

@@ -64,6 +64,8 @@ func malformed(op wire.Type, path string, payload []byte) error {
 	if len(payload) > show {
 		payload, more = payload[:show], "…"
 	}
-	return &Error{Op: op, Path: path, Errno: syscall.EPROTO,
-		Detail: fmt.Sprintf("malformed reply %q%s", payload, more)}
+	return &Error{
+		Op: op, Path: path, Errno: syscall.EPROTO,
+		Detail: fmt.Sprintf("malformed reply %q%s", payload, more),
+	}
 }

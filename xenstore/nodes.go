@@ -29,8 +29,10 @@ func (n nodes) call(ctx context.Context, op wire.Type, path string, payload []by
 		limit = maxDevicePayload
 	}
 	if len(payload) > limit {
-		return nil, &Error{Op: op, Path: path, Errno: syscall.E2BIG,
-			Detail: fmt.Sprintf("the request has %d bytes, the limit is %d", len(payload), limit)}
+		return nil, &Error{
+			Op: op, Path: path, Errno: syscall.E2BIG,
+			Detail: fmt.Sprintf("the request has %d bytes, the limit is %d", len(payload), limit),
+		}
 	}
 	var id uint32
 	if n.tx != nil {

@@ -105,8 +105,10 @@ func TestStore_refusesBadRequests(t *testing.T) {
 			t.Errorf("got %v, want EINVAL", err)
 		}
 	}
-	for _, path := range []string{"", "/a/", "//", "/a b", "a.b", "/a\x00b", "@releaseDomain",
-		"/local/domain/", "/" + strings.Repeat("x", wire.MaxAbsPath), strings.Repeat("x", wire.MaxRelPath+1)} {
+	for _, path := range []string{
+		"", "/a/", "//", "/a b", "a.b", "/a\x00b", "@releaseDomain",
+		"/local/domain/", "/" + strings.Repeat("x", wire.MaxAbsPath), strings.Repeat("x", wire.MaxRelPath+1),
+	} {
 		_, err := s.Read(ctx, path)
 		invalid(err)
 		invalid(s.Write(ctx, path, "v"))
@@ -194,7 +196,11 @@ func TestStore_malformedReplies(t *testing.T) {
 	}{
 		{"a", func() error { _, err := s.List(ctx, "/a"); return err }},
 		{"a\x00\x00b\x00", func() error { _, err := s.List(ctx, "/a"); return err }},
-		{"", big}, {"1", big}, {"1\x00", big}, {"1\x00a", big}, {"1\x00\x00a\x00\x00", big},
+		{"", big},
+		{"1", big},
+		{"1\x00", big},
+		{"1\x00a", big},
+		{"1\x00\x00a\x00\x00", big},
 		{"", func() error { _, err := s.Perms(ctx, "/a"); return err }},
 		{"n0", func() error { _, err := s.Perms(ctx, "/a"); return err }},
 		{"x0\x00", func() error { _, err := s.Perms(ctx, "/a"); return err }},

@@ -192,7 +192,7 @@ func testNobodyReads(t *testing.T, binary string) {
 		h.crash(syscall.SIGKILL)
 	}
 	h.crash(syscall.SIGTERM)
-	want := s.end(t, 1<<20)
+	want := s.end(t, 256<<10)
 	st := h.status("all bytes in the spool", func(s daemon.Status) bool { return s.Spooled == uint64(len(want)) })
 	if st.GuestToHost != uint64(len(want)) || st.Dropped != 0 {
 		t.Errorf("of %d bytes the status counts %+v", len(want), st)
@@ -211,7 +211,7 @@ func testSpoolOverflows(t *testing.T, binary string) {
 	for range kills {
 		h.crash(syscall.SIGKILL)
 	}
-	want := s.end(t, 1<<20)
+	want := s.end(t, 256<<10)
 	st := h.status("all bytes taken", func(s daemon.Status) bool { return s.GuestToHost == uint64(len(want)) })
 	if st.Spooled != size || st.Dropped != uint64(len(want)-size) {
 		t.Errorf("of %d bytes the status counts %+v", len(want), st)
@@ -248,7 +248,7 @@ func testClientComesBack(t *testing.T, binary string) {
 	for range kills {
 		h.crash(syscall.SIGKILL)
 	}
-	want := s.end(t, 1<<20)
+	want := s.end(t, 256<<10)
 	h.status("all bytes delivered", func(s daemon.Status) bool {
 		return s.GuestToHost == uint64(len(want)) && s.Spooled == 0
 	})

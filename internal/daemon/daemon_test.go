@@ -25,6 +25,10 @@ func TestRun_findsWhatIsThere(t *testing.T) {
 	a, b := r.attach(channel.Spec{Name: "a"}), r.attach(channel.Spec{Name: "b"})
 	guest := r.frontend(a)
 	r.write(<-guest.conns, []byte("before there was a daemon"))
+	r.eventually("the guest offers its ring", func() bool {
+		s, _ := r.store.Read(t.Context(), a.Frontend+"/state")
+		return s == "3"
+	})
 	r.daemon() // ready only when both are settled, at both ends
 	if !exists(a.Path) || !exists(b.Path) {
 		t.Error("ready, but a socket is missing")
@@ -71,7 +75,8 @@ func TestRun_restart(t *testing.T) {
 func (r *rig) expectBothWays(guest, client interface {
 	Read([]byte) (int, error)
 	Write([]byte) (int, error)
-}, msg string) {
+}, msg string,
+) {
 	r.t.Helper()
 	r.write(client, []byte(msg+", guest"))
 	r.expect(guest, []byte(msg+", guest"))

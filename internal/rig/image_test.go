@@ -15,8 +15,10 @@ import (
 func kernelImage(used, size int) []byte {
 	const start = 4096
 	var b bytes.Buffer
-	h := elf.Header64{Type: uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: 1,
-		Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: 1}
+	h := elf.Header64{
+		Type: uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: 1,
+		Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: 1,
+	}
 	copy(h.Ident[:], "\x7fELF\x02\x01\x01")
 	p := elf.Prog64{Type: uint32(elf.PT_LOAD), Off: start, Filesz: uint64(size), Memsz: uint64(size)}
 	_ = binary.Write(&b, binary.LittleEndian, h)

@@ -198,8 +198,10 @@ func makeDom0(root, mods, version, out string) error {
 // xenTools adds the toolstack, both xenstored, and tools to look with.
 func (s *stage) xenTools() error {
 	const bin = "usr/lib/xen-" + xenVersion + "/bin"
-	for _, p := range []string{"xl", "libxl-save-helper", "xenstored", "oxenstored", "xenconsoled", "xenconsole",
-		"xen-init-dom0", "vchan-socket-proxy", "lsevtchn", "xenstore-control"} {
+	for _, p := range []string{
+		"xl", "libxl-save-helper", "xenstored", "oxenstored", "xenconsoled", "xenconsole",
+		"xen-init-dom0", "vchan-socket-proxy", "lsevtchn", "xenstore-control",
+	} {
 		if err := s.program(path.Join(bin, p)); err != nil {
 			return err
 		}

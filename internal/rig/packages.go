@@ -59,8 +59,10 @@ type archive struct {
 // resolve asks apt for the exact package files: the dependency closure of
 // wanted as if nothing were installed, and the newest kernel.
 func resolve(ctx context.Context) ([]archive, error) {
-	out, err := output(ctx, "", "apt-get", append([]string{"-s", "-o", "Dir::State::status=/dev/null",
-		"--no-install-recommends", "install"}, wanted...)...)
+	out, err := output(ctx, "", "apt-get", append([]string{
+		"-s", "-o", "Dir::State::status=/dev/null",
+		"--no-install-recommends", "install",
+	}, wanted...)...)
 	if err != nil {
 		return nil, err
 	}

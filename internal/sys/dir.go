@@ -144,7 +144,7 @@ func (d *Dir) Stat(name string) (FileInfo, error) {
 		return FileInfo{}, d.wrap("stat", name, err)
 	}
 	return FileInfo{
-		ID:   FileID{Dev: uint64(st.Dev), Ino: st.Ino},
+		ID:   FileID{Dev: st.Dev, Ino: st.Ino},
 		Type: st.Mode & unix.S_IFMT,
 		Perm: st.Mode &^ unix.S_IFMT,
 		UID:  st.Uid,

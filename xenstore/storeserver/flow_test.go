@@ -200,8 +200,10 @@ func TestServer_malformedPayloads(t *testing.T) {
 	s, _ := newServer(t)
 	for _, c := range []net.Conn{pipe(s, 0), pipe(s, 5)} {
 		defer c.Close()
-		for _, typ := range []wire.Type{wire.Read, wire.Directory, wire.GetPerms, wire.Mkdir, wire.Rm,
-			wire.Watch, wire.Unwatch, wire.Write, wire.SetPerms, wire.TransactionEnd, wire.GetDomainPath, wire.DirectoryPart} {
+		for _, typ := range []wire.Type{
+			wire.Read, wire.Directory, wire.GetPerms, wire.Mkdir, wire.Rm,
+			wire.Watch, wire.Unwatch, wire.Write, wire.SetPerms, wire.TransactionEnd, wire.GetDomainPath, wire.DirectoryPart,
+		} {
 			for _, payload := range []string{"", "/", "/a.b\x00", "\x00", "/\x00/\x00/\x00/\x00"} {
 				if typ == wire.Write && len(payload) > 7 {
 					continue // a value may hold anything

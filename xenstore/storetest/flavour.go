@@ -117,8 +117,10 @@ var cCases = map[string]func(*testing.T, suite){
 	},
 	"the transaction is looked up before the payload": func(t *testing.T, s suite) {
 		c := s.open(t)
-		for _, typ := range []wire.Type{wire.Read, wire.Write, wire.SetPerms, wire.TransactionStart, wire.GetDomainPath,
-			wire.ResetWatches, wire.IsDomainIntroduced, wire.Control, wire.DirectoryPart, wire.Introduce} {
+		for _, typ := range []wire.Type{
+			wire.Read, wire.Write, wire.SetPerms, wire.TransactionStart, wire.GetDomainPath,
+			wire.ResetWatches, wire.IsDomainIntroduced, wire.Control, wire.DirectoryPart, wire.Introduce,
+		} {
 			c.wantTx(999999, fails("ENOENT"), typ, "")
 		}
 	},

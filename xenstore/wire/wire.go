@@ -198,12 +198,23 @@ var errnos = []struct {
 	name  string
 	errno syscall.Errno
 }{
-	{"EINVAL", syscall.EINVAL}, {"EACCES", syscall.EACCES}, {"EEXIST", syscall.EEXIST},
-	{"EISDIR", syscall.EISDIR}, {"ENOENT", syscall.ENOENT}, {"ENOMEM", syscall.ENOMEM},
-	{"ENOSPC", syscall.ENOSPC}, {"EIO", syscall.EIO}, {"ENOTEMPTY", syscall.ENOTEMPTY},
-	{"ENOSYS", syscall.ENOSYS}, {"EROFS", syscall.EROFS}, {"EBUSY", syscall.EBUSY},
-	{"EAGAIN", syscall.EAGAIN}, {"EISCONN", syscall.EISCONN}, {"E2BIG", syscall.E2BIG},
-	{"EPERM", syscall.EPERM}, {"EQUOTA", syscall.EDQUOT},
+	{"EINVAL", syscall.EINVAL},
+	{"EACCES", syscall.EACCES},
+	{"EEXIST", syscall.EEXIST},
+	{"EISDIR", syscall.EISDIR},
+	{"ENOENT", syscall.ENOENT},
+	{"ENOMEM", syscall.ENOMEM},
+	{"ENOSPC", syscall.ENOSPC},
+	{"EIO", syscall.EIO},
+	{"ENOTEMPTY", syscall.ENOTEMPTY},
+	{"ENOSYS", syscall.ENOSYS},
+	{"EROFS", syscall.EROFS},
+	{"EBUSY", syscall.EBUSY},
+	{"EAGAIN", syscall.EAGAIN},
+	{"EISCONN", syscall.EISCONN},
+	{"E2BIG", syscall.E2BIG},
+	{"EPERM", syscall.EPERM},
+	{"EQUOTA", syscall.EDQUOT},
 }
 
 // ErrnoOf is the errno for an error's name on the wire. An unknown name is

@@ -96,8 +96,12 @@ func TestDecoder_sizes(t *testing.T) {
 		max, n uint32
 		ok     bool
 	}{
-		{0, 4096, true}, {0, 4097, false}, {0, ^uint32(0), false},
-		{16 << 20, 16 << 20, true}, {16 << 20, 16<<20 + 1, false}, {10, 11, false},
+		{0, 4096, true},
+		{0, 4097, false},
+		{0, ^uint32(0), false},
+		{16 << 20, 16 << 20, true},
+		{16 << 20, 16<<20 + 1, false},
+		{10, 11, false},
 	} {
 		d := Decoder{Max: c.max}
 		d.Feed(head(c.n))
