@@ -395,8 +395,8 @@ func TestWaitConnected(t *testing.T) {
 	defer h.close()
 	states := func(c toolstack.Channel, back, front string) {
 		h.t.Helper()
+		h.write(c.Frontend+"/state", front, "") // first, as a backend follows its frontend
 		h.write(c.Backend+"/state", back, "")
-		h.write(c.Frontend+"/state", front, "")
 	}
 	waiting := func(c toolstack.Channel) <-chan error {
 		done := make(chan error, 1)
