@@ -244,6 +244,19 @@ func TestConn_closeDuringReadLosesNothing(t *testing.T) {
 	}
 }
 
+// The same when it is the event channel that goes, at the worst moment.
+func TestConn_readReturnsWhatItTook(t *testing.T) {
+	f := newFakes()
+	back := f.attachBack(t, nil)
+	write(t, f.attachFront(t), []byte("taken"))
+	f.back.Close()
+	<-back.Failed()
+	expect(t, back, []byte("taken"))
+	if _, err := back.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Read: %v", err)
+	}
+}
+
 func TestConn_hostileIndexEndsIt(t *testing.T) {
 	for _, c := range []struct {
 		name string

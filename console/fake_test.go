@@ -77,8 +77,8 @@ func fakeEvents() (front, back *fakeEvent) {
 func (e *fakeEvent) rebind() *fakeEvent {
 	back := newFakeEvent(9)
 	back.peer.Store(e)
-	e.peer.Store(back)
 	back.pending <- struct{}{}
+	e.peer.Store(back)
 	return back
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,6 +28,7 @@ type rig struct {
 	store, guest *xenstore.Store
 	tools        *toolstack.Toolstack
 	dom          toolstack.Domain
+	mapped       atomic.Int64 // how often pages were mapped, or tried to be
 }
 
 func newRig(t testing.TB) *rig {
@@ -34,7 +36,12 @@ func newRig(t testing.TB) *rig {
 	dir := t.TempDir()
 	r := &rig{t: t}
 	var err error
-	r.host, err = xensim.Start(dir, xensim.Config{})
+	r.host, err = xensim.Start(dir, xensim.Config{Fault: func(op xensim.Op, _ xen.DomID) error {
+		if op == xensim.OpMap {
+			r.mapped.Add(1)
+		}
+		return nil
+	}})
 	r.check(err)
 	t.Cleanup(func() { r.host.Close() })
 	dom, err := r.host.CreateDomain(xensim.DomainConfig{Name: "guest", OnCrash: xensim.CrashPreserve})
@@ -174,7 +181,9 @@ func (r *rig) backendWith(c toolstack.Channel, b console.Backend) *running {
 	x := &running{conns: make(chan *console.Conn, 100), look: make(chan struct{}, 1)}
 	b.Store, b.Hypervisor, b.Look = r.store, r.dom0, x.look
 	b.Path, b.Frontend, b.DomID = c.Backend, c.Frontend, r.dom.ID
-	b.Attached = func(c *console.Conn) { x.conns <- c }
+	if b.Attached == nil {
+		b.Attached = func(c *console.Conn) { x.conns <- c }
+	}
 	if b.Sink == nil {
 		b.Sink = newMemory(-1)
 	}
@@ -491,6 +500,63 @@ func TestBackend_deviceReplaced(t *testing.T) {
 	}
 	if s, _ := r.store.Read(t.Context(), again.Backend+"/state"); s != "1" {
 		t.Errorf("the old backend wrote state %s into the new nodes", s)
+	}
+}
+
+// The same, in the moment between what the Backend saw and what it writes.
+func TestBackend_replacedWhileItAttaches(t *testing.T) {
+	r := newRig(t)
+	c := r.attach("a")
+	again := make(chan toolstack.Channel, 1)
+	back := r.backendWith(c, console.Backend{Attached: func(*console.Conn) {
+		r.remove(c)
+		again <- r.attach("other")
+	}})
+	r.offer(c)
+	r.set(r.guest, c.Frontend+"/state", "3")
+	if err := back.wait(t); !errors.Is(err, console.ErrReplaced) {
+		t.Errorf("Run: %v", err)
+	}
+	if s, _ := r.store.Read(t.Context(), (<-again).Backend+"/state"); s != "1" {
+		t.Errorf("the old backend wrote state %s into the new nodes", s)
+	}
+	if d, _ := r.info(0); d.Mapped != 0 {
+		t.Errorf("%+v", d)
+	}
+}
+
+// A domain dies before its toolstack removes the nodes.
+func TestBackend_domainReleased(t *testing.T) {
+	r := newRig(t)
+	c := r.attach("a")
+	back := r.backend(c, nil)
+	r.offer(c)
+	r.set(r.guest, c.Frontend+"/state", "3")
+	r.await(c.Backend+"/state", "4")
+	r.check(r.store.Release(t.Context(), r.dom.ID))
+	r.check(back.wait(t))
+	if d, _ := r.info(0); d.Mapped != 0 || d.Ports != 0 {
+		t.Errorf("the dead domain is still held: %+v", d)
+	}
+}
+
+// What is in the ring when the guest closes is taken, also if nobody has said
+// that the sink has room again.
+func TestBackend_takesTheLastBytes(t *testing.T) {
+	r := newRig(t)
+	c := r.attach("a")
+	sink := newMemory(0)
+	r.backend(c, sink)
+	write(t, r.offer(c), []byte("last words"))
+	r.set(r.guest, c.Frontend+"/state", "3")
+	r.await(c.Backend+"/state", "4")
+	sink.mu.Lock()
+	sink.room = 100
+	sink.mu.Unlock()
+	r.set(r.guest, c.Frontend+"/state", "6")
+	r.await(c.Backend+"/state", "6")
+	if got := sink.bytes(); string(got) != "last words" {
+		t.Errorf("the sink has %q", got)
 	}
 }
 
