@@ -29,7 +29,7 @@ var tiers = [][]string{
 	{"endpoint/unixsock", "endpoint/pty", "endpoint/endpointtest", "xen/xendev", "xen/xensim"},
 	{"console", "toolstack"},
 	{"internal/daemon", "internal/simguest"},
-	{"internal/sim"},
+	{"internal/sim", "internal/doctor"},
 	{"internal/cli"},
 	{"cmd/xenchan"},
 }

@@ -146,7 +146,7 @@ a Xen host and programs in its guests, which find them by name.`,
 		title    string
 		commands []*cobra.Command
 	}{
-		{"Channels", []*cobra.Command{a.listCommand(), a.attachCommand(), a.detachCommand(), a.connectCommand(), a.checkCommand()}},
+		{"Channels", []*cobra.Command{a.listCommand(), a.attachCommand(), a.detachCommand(), a.connectCommand(), a.checkCommand(), a.doctorCommand()}},
 		{"Host", []*cobra.Command{a.daemonCommand()}},
 		{"Without Xen", []*cobra.Command{a.demoCommand(), a.simCommand(), a.simGuestCommand(), a.simEchoCommand()}},
 		{"More", []*cobra.Command{a.versionCommand(), a.completionCommand()}},

@@ -404,6 +404,10 @@ func TestGuest_sevenTerminals(t *testing.T) {
 	if r.exists("c8") {
 		t.Error("an eighth terminal")
 	}
+	r.check(r.store.Remove(t.Context(), fmt.Sprintf("/local/domain/%v/device/console/1", r.dom.ID)))
+	r.eventually("one goes", func() bool { return !r.exists("c1") })
+	r.manual("1", "again")
+	r.open("again")
 }
 
 func TestGuest_nameThatIsNoFileName(t *testing.T) {

@@ -3,7 +3,6 @@
 package realhost
 
 import (
-	"context"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -52,9 +51,7 @@ func TestReboot(t *testing.T) {
 	g := xlguest.Start(t, xlguest.Config{})
 	echoSoon(t, g)
 	old := g.DomID()
-	short, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-	defer cancel()
-	g.Exec(short, "echo b > /proc/sysrq-trigger") // which nobody answers
+	xl(t, "reboot", g.Name())
 	eventually(t, "a new domain", time.Minute, func() bool {
 		out, err := xlguest.XL(t.Context(), "domid", g.Name())
 		return err == nil && strings.TrimSpace(out) != old.String()
@@ -66,6 +63,34 @@ func TestReboot(t *testing.T) {
 	g.Attach()
 	g.Wait("GUEST UP", 2*time.Minute)
 	echoSoon(t, g)
+}
+
+// A guest that xl shuts down leaves nothing either.
+func TestShutdown(t *testing.T) {
+	startDaemon(t).ready()
+	g := xlguest.Start(t, xlguest.Config{})
+	echoSoon(t, g)
+	old := g.DomID()
+	xl(t, "shutdown", "-w", g.Name())
+	eventually(t, "no zombie", time.Minute, func() bool { return gone(t, g.Name()) })
+	if strings.Contains(xenstoreLS(t), "/backend/console/"+old.String()+"/") {
+		t.Error("the domain's channel is left behind")
+	}
+}
+
+// Doctor finds real Xen well, and a paused guest not looking.
+func TestDoctor(t *testing.T) {
+	startDaemon(t).ready()
+	g := xlguest.Start(t, xlguest.Config{})
+	attach(t, g.Name(), "connection=socket,name=org.example.a.0")
+	t.Logf("xenchan doctor:\n%s", xenchan(t, "doctor"))
+	xl(t, "pause", g.Name())
+	xenchan(t, "attach", g.Name(), "connection=socket,name=org.example.b.0")
+	out, err := tryXenchan(t.Context(), "doctor", g.Name(), "org.example.b.0")
+	if err == nil || !strings.Contains(out, "the guest has not looked at the device") {
+		t.Errorf("doctor says %v\n%s", err, out)
+	}
+	xl(t, "unpause", g.Name())
 }
 
 // Save and restore beside our channels.
