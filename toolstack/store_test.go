@@ -2,6 +2,7 @@ package toolstack_test
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"os"
@@ -66,11 +67,33 @@ func (h *host) addDomain(d toolstack.Domain) {
 }
 
 func (h *host) connect(dom xen.DomID) *xenstore.Store {
+	return h.connectVia(dom, func(c net.Conn) net.Conn { return c })
+}
+
+// connectVia has something between the client and the store.
+func (h *host) connectVia(dom xen.DomID, between func(net.Conn) net.Conn) *xenstore.Store {
 	ours, theirs := net.Pipe()
 	h.wg.Go(func() { _ = h.server.ServeConn(theirs, dom) })
-	s := xenstore.New(ours)
+	s := xenstore.New(between(ours))
 	h.closed = append(h.closed, s.Close)
 	return s
+}
+
+// beforeCommit calls f before each commit that passes.
+type beforeCommit struct {
+	net.Conn
+	f func()
+}
+
+func (b beforeCommit) Write(p []byte) (int, error) {
+	for rest := p; len(rest) >= wire.HeaderSize; {
+		if wire.Type(binary.NativeEndian.Uint32(rest)) == wire.TransactionEnd {
+			b.f()
+		}
+		n := int(binary.NativeEndian.Uint32(rest[12:]))
+		rest = rest[min(len(rest), wire.HeaderSize+n):]
+	}
+	return b.Conn.Write(p)
 }
 
 // close ends the store. It is no Cleanup, as those run outside of a synctest bubble.
