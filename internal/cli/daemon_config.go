@@ -1,0 +1,64 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// daemonConfig is the daemon's configuration file, in TOML.
+type daemonConfig struct {
+	Log struct {
+		Level  slog.Level `toml:"level"`  // debug, info, warn or error
+		Format string     `toml:"format"` // text or json
+	} `toml:"log"`
+}
+
+const daemonConfigHelp = `The configuration file is TOML. All of it is optional:
+
+  [log]
+  level = "info"    # debug, info, warn or error
+  format = "text"   # or json
+
+With --verbose the level is debug.`
+
+// readDaemonConfig reads a configuration file; no file is the defaults. A key
+// that is not known is an error, since whoever wrote it meant something.
+func readDaemonConfig(path string) (daemonConfig, error) {
+	var c daemonConfig
+	c.Log.Format = "text"
+	if path == "" {
+		return c, nil
+	}
+	src, err := os.ReadFile(path)
+	if err != nil {
+		return c, usageError{err}
+	}
+	d := toml.NewDecoder(bytes.NewReader(src))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&c); err != nil {
+		return c, usagef("%s", tomlError(path, err))
+	}
+	if c.Log.Format != "text" && c.Log.Format != "json" {
+		return c, usagef("%s: log.format is %q; give text or json", path, c.Log.Format)
+	}
+	return c, nil
+}
+
+// tomlError is an error with its place and the lines around it.
+func tomlError(path string, err error) string {
+	var unknown *toml.StrictMissingError
+	var decode *toml.DecodeError
+	switch {
+	case errors.As(err, &unknown):
+		return fmt.Sprintf("%s: unknown keys:\n%s", path, unknown.String())
+	case errors.As(err, &decode):
+		line, col := decode.Position()
+		return fmt.Sprintf("%s:%d:%d: %v\n%s", path, line, col, err, decode.String())
+	}
+	return fmt.Sprintf("%s: %v", path, err)
+}
