@@ -50,6 +50,7 @@ check:
 
 test-fast: deps check bin/xenchan
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m $(PKGS)
+	$(GO) test -count=1 ./internal/e2e # the race detector is too slow for all of its bytes
 	$(MAKE) bench-once
 
 # test-xen runs the tests with the build tag xen inside dom0 of a real Xen, all
