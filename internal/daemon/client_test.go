@@ -264,9 +264,11 @@ func TestClient_endsWithTheChannel(t *testing.T) {
 	guest := r.boot(c)
 	client := r.dial(c.Path)
 	r.eventually("connected", func() bool { return r.row(c).Clients == 1 })
-	last := pattern(400_000)
+	last := pattern(800_000) // more than a socket takes
 	r.write(guest, last)
+	r.eventually("some of it waits", func() bool { s := r.row(c); return s.GuestToHost == 800_000 && s.Spooled > 0 })
 	r.check(r.tools.Detach(t.Context(), r.dom, "a"))
+	time.Sleep(50 * time.Millisecond) // a slow reader, but no dead one
 	got, err := io.ReadAll(client)
 	if !bytes.Equal(got, last) || err != nil {
 		t.Errorf("the client got %d of %d bytes, %v", len(got), len(last), err)

@@ -289,6 +289,41 @@ func TestDevice_domainDestroyed(t *testing.T) {
 	r.eventually("no socket", func() bool { return !exists(c.Path) })
 }
 
+// The domain is gone before its toolstack has removed the nodes.
+func TestDevice_domainReleased(t *testing.T) {
+	r := newRig(t)
+	r.daemon()
+	c := r.attach(channel.Spec{Name: "a"})
+	r.boot(c)
+	r.check(r.store.Release(t.Context(), r.dom.ID))
+	r.eventually("nothing of it is held", func() bool { d, _ := r.info(0); return d.Mapped == 0 && d.Ports == 0 })
+	r.eventually("it is not served", func() bool { return len(r.status()) == 0 && !exists(c.Path) })
+	r.remove(c)
+}
+
+// The counters are the channel's, not the ring's, and a client stays.
+func TestDevice_guestRestarts(t *testing.T) {
+	r := newRig(t)
+	r.daemon()
+	c := r.attach(channel.Spec{Name: "a"})
+	client := r.dial(c.Path)
+	for i := range 3 {
+		front := r.frontend(c)
+		r.connected(c)
+		r.expectBothWays(<-front.conns, client, "round")
+		front.stop()
+		r.check(r.guest.Write(t.Context(), c.Frontend+"/state", "6"))
+		state := func(want string) bool { s, _ := r.store.Read(t.Context(), c.Backend+"/state"); return s == want }
+		r.eventually("closed", func() bool { return state("6") })
+		n := uint64(i + 1)
+		if s := r.row(c); s.HostToGuest != n*uint64(len("round, guest")) || s.GuestToHost != n*uint64(len("round, host")) || s.Clients != 1 {
+			t.Errorf("after %d rounds %+v", n, s)
+		}
+		r.check(r.guest.Write(t.Context(), c.Frontend+"/state", "1"))
+		r.eventually("waiting", func() bool { return state("2") })
+	}
+}
+
 // A domain that has shut down keeps its nodes until it is destroyed.
 func TestDevice_domainShutDown(t *testing.T) {
 	r := newRig(t)
