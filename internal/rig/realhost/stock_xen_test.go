@@ -3,6 +3,7 @@
 package realhost
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -68,7 +69,12 @@ func TestReboot(t *testing.T) {
 // A guest that xl shuts down leaves nothing either.
 func TestShutdown(t *testing.T) {
 	startDaemon(t).ready()
-	g := xlguest.Start(t, xlguest.Config{})
+	// The guest's kernel runs this when xl asks; busybox's own needs an init.
+	poweroff := filepath.Join(t.TempDir(), "poweroff")
+	if err := os.WriteFile(poweroff, []byte("#!/bin/sh\nexec busybox poweroff -f\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	g := xlguest.Start(t, xlguest.Config{Files: map[string]string{"/usr/sbin/poweroff": poweroff}})
 	echoSoon(t, g)
 	old := g.DomID()
 	xl(t, "shutdown", "-w", g.Name())
