@@ -138,9 +138,9 @@ func client(t *testing.T, path string) io.ReadWriteCloser {
 // waits for it to have the terminal.
 func echoAgent(g *xlguest.Guest, tty string) {
 	g.Run(fmt.Sprintf(`
-for i in $(seq 100); do (: <>%[1]s) 2>/dev/null && break; usleep 100000; done
+for i in $(seq 500); do (: <>%[1]s) 2>/dev/null && break; usleep 20000; done
 rm -f /tmp/up; ( stty raw -echo; : >/tmp/up; exec cat ) <>%[1]s >&0 2>/dev/null &
-for i in $(seq 100); do [ -e /tmp/up ] && exit 0; usleep 50000; done; exit 1`, tty))
+for i in $(seq 500); do [ -e /tmp/up ] && exit 0; usleep 10000; done; exit 1`, tty))
 }
 
 // echo sends size random bytes and compares what comes back.
