@@ -43,7 +43,7 @@ test: test-fast test-xen
 
 # check is what needs no run: format, vet, both architectures, the tests of real Xen compile.
 check:
-	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "gofmt these files" >&2; exit 1; }
+	@test -z "$$(gofmt -l . | tee -a /dev/stderr)" || { echo "gofmt these files" >&2; exit 1; }
 	$(GO) vet $(PKGS)
 	$(GO) vet -tags xen $(PKGS)
 	GOARCH=arm64 $(GO) vet $(PKGS)
