@@ -25,9 +25,10 @@ const (
 // token is one word of the file. For a string, text is what it means and raw
 // what stands between its quotes.
 type token struct {
-	kind      kind
-	line, col int
-	text, raw string
+	kind       kind
+	line, col  int
+	start, end int // its bytes in src
+	text, raw  string
 }
 
 // describe names a token in a message.
@@ -60,7 +61,7 @@ func (l *lexer) col() int { return l.off - l.lineStart + 1 }
 
 // make returns a token of n bytes from here and steps over it.
 func (l *lexer) make(k kind, n int) token {
-	t := token{kind: k, line: l.line, col: l.col(), text: l.src[l.off : l.off+n]}
+	t := token{kind: k, line: l.line, col: l.col(), start: l.off, end: l.off + n, text: l.src[l.off : l.off+n]}
 	l.off += n
 	if k == tokNewline {
 		l.line++

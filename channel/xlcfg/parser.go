@@ -134,7 +134,7 @@ func (p *parser) assignment() bool {
 		p.failAt(p.tok, fmt.Sprintf("expected the end of the line after the value of %q, found %s", key.text, p.tok.describe()), "", "write one assignment a line, or separate them with ';'")
 		return false
 	}
-	p.store(Assignment{Key: key.text, Line: key.line, Col: key.col, Append: op.kind == tokAppend, Value: v})
+	p.store(Assignment{Key: key.text, Line: key.line, Col: key.col, Append: op.kind == tokAppend, Value: v, Start: key.start, End: v.End})
 	return true
 }
 
@@ -162,10 +162,10 @@ func (p *parser) value(key string) (Value, bool) {
 	switch t.kind {
 	case tokString:
 		p.advance()
-		return Value{Kind: String, Text: t.text, Line: t.line, Col: t.col, raw: t.raw}, true
+		return Value{Kind: String, Text: t.text, Line: t.line, Col: t.col, Start: t.start, End: t.end, raw: t.raw}, true
 	case tokNumber:
 		p.advance()
-		return Value{Kind: Number, Text: t.text, Line: t.line, Col: t.col}, true
+		return Value{Kind: Number, Text: t.text, Line: t.line, Col: t.col, Start: t.start, End: t.end}, true
 	case tokOpen:
 		return p.list(key)
 	case tokIdent:
@@ -184,7 +184,7 @@ func (p *parser) list(key string) (Value, bool) {
 		return Value{}, false
 	}
 	p.open = append(p.open, open)
-	v := Value{Kind: List, Line: open.line, Col: open.col}
+	v := Value{Kind: List, Line: open.line, Col: open.col, Start: open.start}
 	p.advance()
 	for p.skipNewlines(); p.tok.kind != tokClose; p.skipNewlines() {
 		if p.tok.kind == tokComma {
@@ -204,6 +204,7 @@ func (p *parser) list(key string) (Value, bool) {
 			return Value{}, false
 		}
 	}
+	v.End = p.tok.end
 	p.advance()
 	p.open = p.open[:len(p.open)-1]
 	return v, true

@@ -62,6 +62,9 @@ type Value struct {
 	List []Value
 	// Line and Col are where the value begins: its quote, digit or bracket.
 	Line, Col int
+	// Start and End are its bytes in the file, src[Start:End], with its quotes or
+	// brackets. Those of a value put together by += are of its first part.
+	Start, End int
 
 	// raw is a string as written between its quotes. It is empty when Text was
 	// put together from several places by +=.
@@ -109,6 +112,9 @@ type Assignment struct {
 	// Append is true for +=.
 	Append bool
 	Value  Value
+	// Start and End are its bytes in the file, from the key to the value's end. What
+	// ends the statement, and a comment behind it, are not among them.
+	Start, End int
 }
 
 // File is a parsed configuration.
