@@ -24,6 +24,18 @@ func (g GuestState) MarshalText() ([]byte, error) {
 	return []byte(g), nil
 }
 
+// Origin says who made a channel.
+type Origin string
+
+const (
+	// OriginAttached is a channel that somebody attached by hand.
+	OriginAttached Origin = "attached"
+	// OriginXL is one that xl or libvirt made, as libxl has it, for a QEMU to serve.
+	OriginXL Origin = "xl"
+	// OriginDeclared is one that a drop-in file declares.
+	OriginDeclared Origin = "declared"
+)
+
 // Info is one row of `xenchan list`. The JSON keys and their order are a
 // contract with scripts. A nil pointer is null: the counters where no daemon
 // answers, a state without a node, Port and RingRef while the guest has not
@@ -65,4 +77,6 @@ type Info struct {
 	HostToGuest *uint64 `json:"host_to_guest_bytes"`
 	Spooled     *uint64 `json:"spooled_bytes"`
 	Dropped     *uint64 `json:"dropped_bytes"`
+	// Origin says who made the channel.
+	Origin Origin `json:"origin"`
 }

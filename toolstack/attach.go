@@ -1,6 +1,7 @@
 package toolstack
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -37,6 +38,7 @@ func (t *Toolstack) Attach(ctx context.Context, d Domain, spec channel.Spec) (Ch
 		p := devicePaths(d.ID, backend, devid)
 		w := writer{ctx: ctx, tx: tx}
 		w.device(p, d.ID, backend, devid, spec)
+		w.set(p.libxl, nil, Origin, string(cmp.Or(t.Origin, channel.OriginAttached)))
 		return w.err
 	})
 	if err != nil {

@@ -35,6 +35,7 @@ const socketNodes = `
 /libxl/5/device/console/1/mode "0660" n0
 /libxl/5/device/console/1/name "org.example.agent.0" n0
 /libxl/5/device/console/1/online "1" n0
+/libxl/5/device/console/1/origin "attached" n0
 /libxl/5/device/console/1/overflow "block" n0
 /libxl/5/device/console/1/owner "nobody" n0
 /libxl/5/device/console/1/path "/tmp/agent.sock" n0
@@ -82,6 +83,7 @@ const ptyNodes = `
 /libxl/5/device/console/1/frontend-id "5" n0
 /libxl/5/device/console/1/name "con.0" n0
 /libxl/5/device/console/1/online "1" n0
+/libxl/5/device/console/1/origin "attached" n0
 /libxl/5/device/console/1/protocol "vt100" n0
 /libxl/5/device/console/1/state "1" n0
 /local/domain/5/device/console "" n0,r5
@@ -200,7 +202,7 @@ func TestAttach_result(t *testing.T) {
 		Info: channel.Info{
 			DomID: 5, Domain: "web", UUID: web.UUID, DevID: 1,
 			Name: "org.example.agent.0", Connection: channel.Socket, Path: "/run/xenchan/web/org.example.agent.0.sock",
-			State: &one, FrontendState: &one, Guest: channel.GuestUnknown,
+			State: &one, FrontendState: &one, Guest: channel.GuestUnknown, Origin: channel.OriginAttached,
 		},
 		Type: "xenchan", Frontend: "/local/domain/5/device/console/1", Backend: "/local/domain/0/backend/console/5/1",
 	}

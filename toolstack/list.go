@@ -109,6 +109,10 @@ func readChannel(ctx context.Context, r xenstore.Reader, d Domain, devid int) (C
 		return c, false, n.Err() // it has just gone
 	}
 	c.FrontendState = state(n, c.Frontend+"/state")
+	c.Origin = channel.OriginXL
+	if made, ok := n.Lookup(libxl + "/" + Origin); ok {
+		c.Origin = channel.Origin(made)
+	}
 	c.Type = n.Get(c.Frontend + "/type")
 	var ok bool
 	c.TTY, ok = n.Lookup(c.Frontend + "/tty")

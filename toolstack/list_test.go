@@ -62,6 +62,9 @@ func TestChannels(t *testing.T) {
 	// One that xl made, served by QEMU.
 	x := h.attach("x")
 	h.write(x.Frontend+"/type", "ioemu", "")
+	h.check(h.store.Remove(t.Context(), "/libxl/5/device/console/3/origin"))
+	h.tools.Origin = channel.OriginDeclared
+	h.attach("y")
 	h.write(x.Frontend+"/tty", "/dev/pts/3", "")
 	// The guest's word: good for a, nonsense for b.
 	h.states(a, "4", "3")
@@ -75,8 +78,13 @@ func TestChannels(t *testing.T) {
 
 	all, err := h.tools.Channels(t.Context(), web)
 	h.check(err)
-	if len(all) != 3 || all[0].Name != "a" || all[1].Name != "b" || all[2].Name != "x" {
+	if len(all) != 4 || all[0].Name != "a" || all[1].Name != "b" || all[2].Name != "x" {
 		t.Fatalf("%+v", all)
+	}
+	for i, want := range []channel.Origin{channel.OriginAttached, channel.OriginAttached, channel.OriginXL, channel.OriginDeclared} {
+		if all[i].Origin != want {
+			t.Errorf("%s: origin %q, want %q", all[i].Name, all[i].Origin, want)
+		}
 	}
 	got := all[0]
 	if *got.State != 4 || *got.FrontendState != 3 || *got.Port != 9 || *got.RingRef != 0 || got.NoTTY {

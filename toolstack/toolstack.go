@@ -30,6 +30,10 @@ const Type = "xenchan"
 // or had, so that a channel that takes the place of another can be told from it.
 const Instance = "instance"
 
+// Origin is the node in /libxl, where no guest and no driver domain can write,
+// that says who made one of our channels. Those of libxl have none.
+const Origin = "origin"
+
 // Errors that a caller can tell apart.
 var (
 	ErrNoDomain  = errors.New("no such domain")
@@ -41,6 +45,9 @@ type Toolstack struct {
 	Store *xenstore.Store
 	// RunDir is the directory below which sockets without a path of their own are.
 	RunDir string
+	// Origin is what Attach marks channels as made by; empty is
+	// [channel.OriginAttached].
+	Origin channel.Origin
 }
 
 // Domain is one domain of the host.
