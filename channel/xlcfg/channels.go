@@ -10,14 +10,6 @@ import (
 	"github.com/xenchan/xenchan/channel"
 )
 
-// Located is a channel and where in the file its string begins. Its JSON and its
-// String are those of the Spec.
-type Located struct {
-	channel.Spec
-	File      string
-	Line, Col int
-}
-
 // Channels gives the channels that stock xl would make of f, which are those of
 // the parameter channel = [ "SPEC", … ], and ours: a socket may be without a path,
 // and our further keys are read. Warnings, first those of [Parse], say what xl does
@@ -60,7 +52,7 @@ func (c *collector) fail(at place, key, what, why, fix string) {
 	case n == maxErrors:
 		what, why, fix = tooMany, "what follows is not reported", ""
 	}
-	c.errs = append(c.errs, &Error{c.file.message(at.line, at.col, key, what, why, fix)})
+	c.errs = append(c.errs, &Error{Message: c.file.message(at.line, at.col, key, what, why, fix)})
 }
 
 func (c *collector) warn(at place, key, what, why, fix string) {

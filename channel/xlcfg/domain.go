@@ -9,7 +9,7 @@ import (
 func (f *File) scalar(key string) (Value, bool, error) {
 	v, ok := f.Get(key)
 	if ok && v.Kind == List {
-		return v, false, &Error{f.message(v.Line, v.Col, key, fmt.Sprintf("%q is a list", key), "it must be a single value", "remove the brackets")}
+		return v, false, &Error{Message: f.message(v.Line, v.Col, key, fmt.Sprintf("%q is a list", key), "it must be a single value", "remove the brackets")}
 	}
 	return v, ok, nil
 }
@@ -21,9 +21,9 @@ func (f *File) DomainName() (string, error) {
 	case err != nil:
 		return "", err
 	case !ok:
-		return "", &Error{f.message(1, 1, "name", "the domain has no name", "xl requires one", `add name = "NAME"`)}
+		return "", &Error{Message: f.message(1, 1, "name", "the domain has no name", "xl requires one", `add name = "NAME"`)}
 	case v.Text == "":
-		return "", &Error{f.message(v.Line, v.Col, "name", "the domain's name is empty", "", `give one: name = "NAME"`)}
+		return "", &Error{Message: f.message(v.Line, v.Col, "name", "the domain's name is empty", "", `give one: name = "NAME"`)}
 	}
 	return v.Text, nil
 }
@@ -36,7 +36,7 @@ func (f *File) DomainUUID() (string, error) {
 		return "", err
 	}
 	if !isUUID(v.Text) {
-		return "", &Error{f.message(v.Line, v.Col, "uuid", fmt.Sprintf("%q is not a uuid", v.Text), "it has groups of 8, 4, 4, 4 and 12 hexadecimal digits", "make one with uuidgen, or leave uuid away")}
+		return "", &Error{Message: f.message(v.Line, v.Col, "uuid", fmt.Sprintf("%q is not a uuid", v.Text), "it has groups of 8, 4, 4, 4 and 12 hexadecimal digits", "make one with uuidgen, or leave uuid away")}
 	}
 	return strings.ToLower(v.Text), nil
 }

@@ -16,7 +16,7 @@ const tooMany = "too many errors"
 // reported at once, at most one a line: the error is [Errors] and the *File nil.
 func Parse(file string, src []byte) (*File, error) {
 	if len(src) > MaxFileSize {
-		return nil, Errors{{Message{
+		return nil, Errors{{Message: Message{
 			File: file, Line: 1, Col: 1,
 			What: fmt.Sprintf("file of %d bytes", len(src)),
 			Why:  fmt.Sprintf("a domain configuration has at most %d", MaxFileSize),
@@ -75,7 +75,7 @@ func (p *parser) report(line, col int, what, why, fix string) {
 	if len(p.errs) == maxErrors {
 		what, why, fix = tooMany, "what follows is not reported", "check that this is an xl domain configuration"
 	}
-	p.errs = append(p.errs, &Error{p.file.message(line, col, "", what, why, fix)})
+	p.errs = append(p.errs, &Error{Message: p.file.message(line, col, "", what, why, fix)})
 }
 
 func (p *parser) warn(line, col int, what, why, fix string) {

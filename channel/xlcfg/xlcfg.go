@@ -20,6 +20,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/xenchan/xenchan/channel/domcfg"
 )
 
 const (
@@ -28,6 +30,15 @@ const (
 	MaxFileSize = 1 << 20
 	// MaxDepth is how deep lists may be nested. Real files have two levels.
 	MaxDepth = 64
+)
+
+// What is said of a file is said as of every domain configuration.
+type (
+	Located = domcfg.Located
+	Message = domcfg.Message
+	Error   = domcfg.Error
+	Errors  = domcfg.Errors
+	Warning = domcfg.Warning
 )
 
 // Kind says what a [Value] is.
@@ -143,7 +154,7 @@ func newFile(name, src string) *File {
 // message makes a Message about f.
 func (f *File) message(line, col int, key, what, why, fix string) Message {
 	source, _, _ := strings.Cut(f.src[f.lines[line-1]:], "\n")
-	return Message{File: f.Name, Line: line, Col: col, Key: key, What: what, Why: why, Fix: fix, source: source}
+	return Message{File: f.Name, Line: line, Col: col, Key: key, What: what, Why: why, Fix: fix, Text: source}
 }
 
 // Get is the value that key has at the end of the file: the last = wins, and

@@ -114,7 +114,7 @@ func TestMessage_text(t *testing.T) {
 	if got, want := errs[0].Snippet(), "    2 | \tname = x.\n      | \t       ^\n"; got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
-	long := Message{Line: 1, Col: 500, source: strings.Repeat("é", 400)}
+	long := Message{Line: 1, Col: 500, Text: strings.Repeat("é", 400)}
 	text, caret, _ := strings.Cut(long.Snippet(), "\n")
 	if n := len([]rune(text)); n > 120 || strings.ContainsRune(text, '\ufffd') {
 		t.Errorf("a long line shows %d characters: %s", n, text)

@@ -25,6 +25,7 @@ const module = "github.com/xenchan/xenchan"
 // where it belongs.
 var tiers = [][]string{
 	{"ring", "xen", "xenstore/wire", "channel", "spool", "xenbus", "internal/sys"},
+	{"channel/domcfg"},
 	{"channel/xlcfg", "xenstore", "xenstore/storeserver", "xenstore/storetest", "xen/xentest", "endpoint"},
 	{"endpoint/unixsock", "endpoint/pty", "endpoint/endpointtest", "xen/xendev", "xen/xensim"},
 	{"console", "toolstack"},

@@ -1,11 +1,23 @@
-package xlcfg
+// Package domcfg has what the forms of a domain's configuration have in common, xl's
+// and libvirt's: a channel and where it stands in a file, and messages about a place.
+package domcfg
 
 import (
 	"fmt"
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/xenchan/xenchan/channel"
 )
+
+// Located is a channel and where in the file it begins. Its JSON and its String
+// are those of the Spec.
+type Located struct {
+	channel.Spec
+	File      string
+	Line, Col int
+}
 
 // Message is a place in a file and what there is to say about it.
 type Message struct {
@@ -18,7 +30,8 @@ type Message struct {
 	// What is wrong, Why, and the Fix. Why and Fix may be empty.
 	What, Why, Fix string
 
-	source string // the line it is about
+	// Text is the line it is about, for Snippet.
+	Text string
 }
 
 // String is "FILE:LINE:COL: what: why; fix", without what is empty.
@@ -38,13 +51,13 @@ func (m Message) String() string {
 // as a dot.
 func (m Message) Snippet() string {
 	const before, width = 60, 100
-	at := min(max(m.Col-1, 0), len(m.source))
-	from, to := max(at-before, 0), len(m.source)
+	at := min(max(m.Col-1, 0), len(m.Text))
+	from, to := max(at-before, 0), len(m.Text)
 	to = min(to, from+width)
-	for from > 0 && !utf8.RuneStart(m.source[from]) {
+	for from > 0 && !utf8.RuneStart(m.Text[from]) {
 		from--
 	}
-	for to < len(m.source) && !utf8.RuneStart(m.source[to]) {
+	for to < len(m.Text) && !utf8.RuneStart(m.Text[to]) {
 		to++
 	}
 	margin := fmt.Sprintf("%5d | ", m.Line)
@@ -53,8 +66,8 @@ func (m Message) Snippet() string {
 			return r
 		}
 		return ' '
-	}, m.source[from:at])
-	return margin + printable(m.source[from:to]) + "\n" + strings.Repeat(" ", len(margin)-2) + "| " + pad + "^\n"
+	}, m.Text[from:at])
+	return margin + printable(m.Text[from:to]) + "\n" + strings.Repeat(" ", len(margin)-2) + "| " + pad + "^\n"
 }
 
 // printable keeps a file from writing escape sequences to the terminal.
