@@ -147,6 +147,7 @@ a Xen host and programs in its guests, which find them by name.`,
 		commands []*cobra.Command
 	}{
 		{"Channels", []*cobra.Command{a.listCommand(), a.attachCommand(), a.detachCommand(), a.connectCommand(), a.checkCommand(), a.doctorCommand()}},
+		{"Domains", append([]*cobra.Command{a.createCommand()}, a.domainCommands()...)},
 		{"Host", []*cobra.Command{a.daemonCommand()}},
 		{"Without Xen", []*cobra.Command{a.demoCommand(), a.simCommand(), a.simGuestCommand(), a.simEchoCommand()}},
 		{"More", []*cobra.Command{a.versionCommand(), a.completionCommand()}},

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -81,8 +80,8 @@ func (a *app) readDomains(dir string, files []string) ([]sim.Domain, error) {
 			return nil, err
 		}
 		d := sim.Domain{Name: c.orFileName(file), UUID: c.uuid}
-		if d.Name == "." || d.Name == ".." || strings.Contains(d.Name, "/") || printable(d.Name) != d.Name {
-			return nil, usagef("%s: name %q cannot be a directory's name, as an embedded host needs it: change it", file, d.Name)
+		if err := sim.CheckName(d.Name); err != nil {
+			return nil, usagef("%s: %w", file, err)
 		}
 		if other, ok := taken[d.Name]; ok {
 			return nil, usagef("%s and %s both name their domain %s", other, file, d.Name)

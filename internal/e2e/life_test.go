@@ -110,7 +110,7 @@ func TestGuest_destroyed(t *testing.T) {
 	pid := h.pid("guest-web")
 	client := h.onHost(c)
 	h.say(h.inGuest("web", "a"), client, "alive")
-	h.check(h.Destroy(1))
+	h.check(h.DestroyDomain(t.Context(), 1))
 	if _, err := client.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("the client reads %v", err)
 	}

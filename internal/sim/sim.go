@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,7 +19,6 @@ import (
 
 	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/toolstack"
-	"github.com/xenchan/xenchan/xen"
 	"github.com/xenchan/xenchan/xen/xensim"
 	"github.com/xenchan/xenchan/xenstore"
 )
@@ -44,14 +44,19 @@ type Domain struct {
 	Channels   []channel.Spec
 }
 
-// Host is a running embedded host. It owns a goroutine for each process.
+// Host is a running embedded host. It owns a goroutine for each process, and one
+// that serves the control socket.
 type Host struct {
 	cfg   Config
 	hv    *xensim.Host
 	store *xenstore.Store
 	tools *toolstack.Toolstack
-	stop  context.CancelFunc
-	wg    sync.WaitGroup
+	// running ends when the host is closed.
+	running context.Context
+	stop    context.CancelFunc
+	wg      sync.WaitGroup
+	guests  guests
+	control *http.Server
 
 	channels []made
 }
@@ -85,7 +90,7 @@ func Start(ctx context.Context, cfg Config) (host *Host, err error) {
 		return nil, fmt.Errorf("start an embedded host in %s: %w", cfg.Dir, err)
 	}
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
-	h := &Host{cfg: cfg, hv: hv, stop: stop}
+	h := &Host{cfg: cfg, hv: hv, running: running, stop: stop, guests: guests{all: make(map[string]guest)}}
 	defer func() {
 		if err != nil {
 			h.Close()
@@ -96,71 +101,43 @@ func Start(ctx context.Context, cfg Config) (host *Host, err error) {
 	}
 	h.tools = &toolstack.Toolstack{Store: h.store, RunDir: RunDir(cfg.Dir)}
 	if cfg.Daemon {
-		h.supervise(running)
+		h.supervise()
 	}
 	for _, d := range cfg.Domains {
-		if err = h.create(ctx, running, d); err != nil {
+		if err = h.create(ctx, d); err != nil {
 			return nil, err
 		}
+	}
+	if err = h.serveControl(ctx); err != nil {
+		return nil, err
 	}
 	return h, nil
 }
 
-// create makes a domain as `xl create` does: its nodes, its channels, then its start.
-func (h *Host) create(ctx, running context.Context, d Domain) error {
-	dom, err := h.hv.CreateDomain(xensim.DomainConfig{Name: d.Name, UUID: d.UUID})
-	if err != nil {
-		return fmt.Errorf("create domain %s: %w", d.Name, err)
-	}
-	for _, spec := range d.Channels {
-		c, err := h.tools.Attach(ctx, toolstack.Domain{ID: dom.ID, Name: dom.Name, UUID: dom.UUID}, spec)
-		if err != nil {
-			return err
-		}
-		h.channels = append(h.channels, made{c, d.Name})
-	}
-	return h.startGuest(running, dom)
-}
-
-func (h *Host) startGuest(ctx context.Context, d *xensim.Domain) error {
-	cmd := h.command(ctx, "sim-guest", d.ID.String(), "--dir", GuestDir(h.cfg.Dir, d.Name))
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start the guest %s: %w", d.Name, err)
-	}
-	h.wg.Go(func() {
-		err := cmd.Wait()
-		if ctx.Err() == nil {
-			h.cfg.Log.Warn("guest has crashed", "domain", d.Name, "error", err)
-		}
-	})
-	h.cfg.Log.Info("guest runs", "domain", d.Name, "domid", d.ID, "pid", cmd.Process.Pid)
-	return h.writePID("guest-"+d.Name, cmd.Process.Pid)
-}
-
 // supervise keeps a daemon running.
-func (h *Host) supervise(ctx context.Context) {
+func (h *Host) supervise() {
 	h.wg.Go(func() {
-		for ctx.Err() == nil {
-			cmd := h.command(ctx, "daemon")
+		for h.running.Err() == nil {
+			cmd := h.command("daemon")
 			err := cmd.Start()
 			if err == nil {
 				h.writePID("daemon", cmd.Process.Pid)
 				err = cmd.Wait()
 			}
-			if ctx.Err() == nil {
+			if h.running.Err() == nil {
 				h.cfg.Log.Warn("the daemon has ended and is started again", "error", err)
 				select {
 				case <-time.After(50 * time.Millisecond):
-				case <-ctx.Done():
+				case <-h.running.Done():
 				}
 			}
 		}
 	})
 }
 
-func (h *Host) command(ctx context.Context, args ...string) *exec.Cmd {
+func (h *Host) command(args ...string) *exec.Cmd {
 	args = append(append([]string{}, h.cfg.Command[1:]...), args...)
-	cmd := exec.CommandContext(ctx, h.cfg.Command[0], append(args, "--host", "sim:"+h.cfg.Dir)...)
+	cmd := exec.CommandContext(h.running, h.cfg.Command[0], append(args, "--host", "sim:"+h.cfg.Dir)...)
 	cmd.Stderr = h.cfg.Stderr
 	// ^C at a terminal is for this process, which then stops the others in order.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -172,12 +149,14 @@ func (h *Host) command(ctx context.Context, args ...string) *exec.Cmd {
 // writePID leaves a process's number in DIR/NAME.pid, for those who want to
 // look at it or kill it. Whoever reads it finds it whole.
 func (h *Host) writePID(name string, pid int) error {
-	path := filepath.Join(h.cfg.Dir, name+".pid")
+	path := h.pidFile(name)
 	if err := os.WriteFile(path+".new", fmt.Appendln(nil, pid), 0o644); err != nil {
 		return err
 	}
 	return os.Rename(path+".new", path)
 }
+
+func (h *Host) pidFile(name string) string { return filepath.Join(h.cfg.Dir, name+".pid") }
 
 // Ready waits until every channel can be used from both ends, or, without a
 // daemon, until its terminal in the guest is there.
@@ -226,15 +205,17 @@ func WaitFile(ctx context.Context, path string) error {
 // Domains is what the hypervisor knows of its domains.
 func (h *Host) Domains() []xensim.DomainInfo { return h.hv.Domains() }
 
-// Destroy ends a domain as `xl destroy` does.
-func (h *Host) Destroy(id xen.DomID) error { return h.hv.DestroyDomain(id) }
-
 // Close stops the daemon and the guests, which find their host still there, and
 // then the host, whose sockets are removed.
 func (h *Host) Close() error {
 	h.stop()
+	var err error
+	if h.control != nil {
+		err = h.control.Shutdown(context.Background())
+	}
 	h.wg.Wait()
-	pids, err := filepath.Glob(filepath.Join(h.cfg.Dir, "*.pid"))
+	pids, globErr := filepath.Glob(filepath.Join(h.cfg.Dir, "*.pid"))
+	err = errors.Join(err, globErr)
 	for _, file := range pids {
 		err = errors.Join(err, os.Remove(file))
 	}

@@ -161,8 +161,14 @@ func TestHost_guestDies(t *testing.T) {
 	ready(t, h)
 	check(t, syscall.Kill(pid(t, dir, "guest-web"), syscall.SIGKILL))
 	eventually(t, "the domain is gone", func() bool { return len(h.Domains()) == 2 })
-	check(t, h.Destroy(2))
-	eventually(t, "the other guest's process ends", func() bool { return !runs(pid(t, dir, "guest-other")) })
+	eventually(t, "nothing is left of it", func() bool {
+		return !exists(filepath.Join(dir, "guest-web.pid")) && !exists(filepath.Join(dir, "guests", "web"))
+	})
+	other := pid(t, dir, "guest-other")
+	check(t, h.DestroyDomain(t.Context(), 2))
+	if runs(other) || exists(filepath.Join(dir, "guest-other.pid")) || exists(filepath.Join(dir, "guests", "other")) {
+		t.Error("something is left of a domain that was destroyed")
+	}
 }
 
 // A host that cannot start as asked leaves nothing behind, and its directory can
