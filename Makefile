@@ -5,16 +5,16 @@ GO      ?= go
 PKGS    := ./...
 FUZZTIME ?= 30s
 
-# What the tests talk to: C clients of xenstore, a guest agent, socat; and what
-# boots real Xen. gcc is for the race detector alone.
-DEBS := xenstore-utils qemu-guest-agent socat gcc libc6-dev qemu-system-x86 xz-utils
+# What the tests talk to: C clients of xenstore, a guest agent, socat, systemd; and
+# what boots real Xen. gcc is for the race detector alone.
+DEBS := xenstore-utils qemu-guest-agent socat gcc libc6-dev qemu-system-x86 xz-utils systemd systemd-container
 
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 export CGO_ENABLED = 0
 BUILD := $(GO) build -trimpath -ldflags '-s -w'
 
-.PHONY: all demo deps check test test-fast test-xen bench bench-once fuzz lint cross clean
+.PHONY: all demo deps check test test-fast test-xen bench bench-once fuzz lint cross install clean
 
 all: bin/xenchan
 
@@ -85,6 +85,23 @@ lint:
 cross:
 	GOARCH=amd64 $(BUILD) -o bin/xenchan-amd64 ./cmd/xenchan
 	GOARCH=arm64 $(BUILD) -o bin/xenchan-arm64 ./cmd/xenchan
+
+# install puts what make has built, and what runs it at boot, below DESTDIR; see
+# docs/install.md. A configuration that is there stays.
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+BINARY ?= bin/xenchan
+install:
+	@test -x $(BINARY) || { echo "$(BINARY) is missing: run make first" >&2; exit 1; }
+	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/xenchan
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed '/^ExecStart=/s|/usr/bin|$(PREFIX)/bin|; s|/etc/xenchan|$(SYSCONFDIR)/xenchan|' packaging/xenchan.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/xenchan.service
+	chmod 644 $(DESTDIR)$(PREFIX)/lib/systemd/system/xenchan.service
+	install -D -m 644 packaging/xenchan.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/xenchan.conf
+	install -D -m 644 packaging/xenchan.rules $(DESTDIR)$(PREFIX)/lib/udev/rules.d/60-xenchan.rules
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/xenchan/examples examples/*.cfg
+	@test -e $(DESTDIR)$(SYSCONFDIR)/xenchan/xenchan.toml || \
+	  install -D -m 644 packaging/xenchan.toml $(DESTDIR)$(SYSCONFDIR)/xenchan/xenchan.toml
 
 clean:
 	rm -rf bin
