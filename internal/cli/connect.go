@@ -48,33 +48,7 @@ with the end of the domain.`,
 }
 
 func (a *app) connect(ctx context.Context, domain, name string, linger time.Duration) error {
-	w, err := a.locate()
-	if err != nil {
-		return err
-	}
-	tools, err := a.toolstack(ctx)
-	if err != nil {
-		return err
-	}
-	defer tools.Store.Close()
-	d, err := tools.Resolve(ctx, domain)
-	if err != nil {
-		return err
-	}
-	c, err := tools.Find(ctx, d, name)
-	if err != nil {
-		return err
-	}
-	if !served(ctx, tools, c) {
-		return fmt.Errorf("%s is served by domain %d: connect there", name, c.BackendDomID)
-	}
-	if c.Connection == channel.PTY && c.Type == toolstack.Type && !w.custom {
-		// A terminal that a dead daemon has left may belong to anybody by now.
-		if _, err := daemon.Query(ctx, tools.RunDir); err != nil {
-			return fmt.Errorf("%s is not served: %w", name, err)
-		}
-	}
-	conn, err := dial(ctx, c)
+	conn, err := a.openChannel(ctx, domain, name)
 	if err != nil {
 		return err
 	}
@@ -85,6 +59,37 @@ func (a *app) connect(ctx context.Context, domain, name string, linger time.Dura
 	}
 	r.in = a.stdin
 	return r.run(ctx)
+}
+
+// openChannel finds a channel that is served on this host and opens its host end.
+func (a *app) openChannel(ctx context.Context, domain, name string) (hostEnd, error) {
+	w, err := a.locate()
+	if err != nil {
+		return nil, err
+	}
+	tools, err := a.toolstack(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer tools.Store.Close()
+	d, err := tools.Resolve(ctx, domain)
+	if err != nil {
+		return nil, err
+	}
+	c, err := tools.Find(ctx, d, name)
+	if err != nil {
+		return nil, err
+	}
+	if !served(ctx, tools, c) {
+		return nil, fmt.Errorf("%s is served by domain %d: connect there", name, c.BackendDomID)
+	}
+	if c.Connection == channel.PTY && c.Type == toolstack.Type && !w.custom {
+		// A terminal that a dead daemon has left may belong to anybody by now.
+		if _, err := daemon.Query(ctx, tools.RunDir); err != nil {
+			return nil, fmt.Errorf("%s is not served: %w", name, err)
+		}
+	}
+	return dial(ctx, c)
 }
 
 // onTerminal is a relay with the terminal in raw mode.
