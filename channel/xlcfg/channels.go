@@ -10,62 +10,110 @@ import (
 	"github.com/xenchan/xenchan/channel"
 )
 
-// Channels gives the channels that stock xl would make of f, which are those of
-// the parameter channel = [ "SPEC", … ], and ours: a socket may be without a path,
-// and our further keys are read. Warnings, first those of [Parse], say what xl does
-// without a word and what only xl refuses. Errors are [Errors] with the places
-// inside the strings; specs is then nil.
-func Channels(f *File) (specs []Located, warnings []Warning, err error) {
-	c := &collector{file: f, warnings: slices.Clone(f.Warnings)}
-	c.misspelled()
-	c.parameter()
-	c.together()
-	slices.SortStableFunc(c.warnings, func(a, b Warning) int {
-		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col))
-	})
+// Stock gives the channels that stock xl of the version xen makes of f, which are
+// those of the parameter channel = [ "SPEC", … ], with ours added: a socket may be
+// without a path, and our further keys are read. With the zero Version it is any xl
+// from 4.17 on. Errors are what xl refuses; they are [Errors] with the places inside
+// the strings, and specs is then nil. Warnings, among them those of [Parse], say where
+// xl does something that the file does not show, and what xenchan cannot serve: a
+// Spec need not be valid.
+func Stock(f *File, xen Version) (specs []Located, warnings []Warning, err error) {
+	c := collect(f, xen)
+	c.domain()
+	for _, e := range c.unserved {
+		c.warnings = append(c.warnings, Warning{Message: e.Message})
+	}
+	slices.SortStableFunc(c.warnings, func(a, b Warning) int { return before(a.Message, b.Message) })
 	if len(c.errs) > 0 {
-		slices.SortStableFunc(c.errs, func(a, b *Error) int {
-			return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col))
-		})
-		return nil, c.warnings, c.errs
+		return nil, c.warnings, c.ordered(c.errs)
 	}
 	return c.specs, c.warnings, nil
 }
 
+// Channels is [Stock] for those who serve the channels: what xenchan cannot serve
+// is an error as well, and each Spec is valid. It does not look at the domain.
+func Channels(f *File) (specs []Located, warnings []Warning, err error) {
+	c := collect(f, Version{})
+	slices.SortStableFunc(c.warnings, func(a, b Warning) int { return before(a.Message, b.Message) })
+	if errs := append(c.errs, c.unserved...); len(errs) > 0 {
+		return nil, c.warnings, c.ordered(errs)
+	}
+	return c.specs, c.warnings, nil
+}
+
+func before(a, b Message) int { return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col)) }
+
 // collector gathers the channels of one file.
 type collector struct {
 	file     *File
+	xen      Version
 	specs    []Located
 	names    []place // of the name in each of specs
 	paths    []place
 	warnings []Warning
-	errs     Errors
+	unserved Errors // what stock xl takes and xenchan cannot serve
+	errs     Errors // what stock xl refuses
+}
+
+func collect(f *File, xen Version) *collector {
+	c := &collector{file: f, xen: xen, warnings: slices.Clone(f.Warnings)}
+	c.misspelled()
+	c.parameter()
+	c.together()
+	return c
 }
 
 // place is a line and a column.
 type place struct{ line, col int }
 
+// fail is for what xl refuses.
 func (c *collector) fail(at place, key, what, why, fix string) {
-	switch n := len(c.errs); {
-	case n > maxErrors:
-		return
-	case n == maxErrors:
-		what, why, fix = tooMany, "what follows is not reported", ""
+	if len(c.errs) <= maxErrors {
+		c.errs = append(c.errs, &Error{Message: c.file.message(at.line, at.col, key, what, why, fix)})
 	}
-	c.errs = append(c.errs, &Error{Message: c.file.message(at.line, at.col, key, what, why, fix)})
 }
 
+// unserve is for what xl takes and xenchan cannot serve.
+func (c *collector) unserve(at place, key, what, why, fix string) {
+	if len(c.unserved) <= maxErrors {
+		c.unserved = append(c.unserved, &Error{Message: c.file.message(at.line, at.col, key, what, why, fix)})
+	}
+}
+
+// ordered is errs in the order of the file, and not too many of them.
+func (c *collector) ordered(errs Errors) Errors {
+	slices.SortStableFunc(errs, func(a, b *Error) int { return before(a.Message, b.Message) })
+	if len(errs) > maxErrors {
+		next := errs[maxErrors]
+		errs = append(errs[:maxErrors], &Error{Message: c.file.message(next.Line, next.Col, "", tooMany, "what follows is not reported", "")})
+	}
+	return errs
+}
+
+// warn is for what xl does without saying so, or says and goes on.
 func (c *collector) warn(at place, key, what, why, fix string) {
-	c.add(false, at, key, what, why, fix)
-}
-
-func (c *collector) note(at place, key, what, why, fix string) {
-	c.add(true, at, key, what, why, fix)
-}
-
-func (c *collector) add(note bool, at place, key, what, why, fix string) {
 	if len(c.warnings) < maxErrors {
-		c.warnings = append(c.warnings, Warning{Message: c.file.message(at.line, at.col, key, what, why, fix), Note: note})
+		c.warnings = append(c.warnings, Warning{Message: c.file.message(at.line, at.col, key, what, why, fix)})
+	}
+}
+
+// domain judges the parameters name and uuid as xl does.
+func (c *collector) domain() {
+	if _, err := c.file.DomainName(); err != nil {
+		e, _ := errors.AsType[*Error](err)
+		if v, ok := c.file.Get("name"); ok && v.Kind != List { // empty
+			c.unserved = append(c.unserved, e)
+		} else {
+			c.errs = append(c.errs, e)
+		}
+	}
+	if _, err := c.file.DomainUUID(); err != nil {
+		e, _ := errors.AsType[*Error](err)
+		if v, _ := c.file.Get("uuid"); v.Kind == List {
+			c.warn(place{e.Line, e.Col}, e.Key, e.What, "xl ignores it and makes up a uuid", e.Fix)
+		} else {
+			c.errs = append(c.errs, e)
+		}
 	}
 }
 
@@ -111,36 +159,34 @@ func (c *collector) parameter() {
 	}
 }
 
-// item reads one string as xl does: what is only odd is a warning.
+// item reads one string as xl does.
 func (c *collector) item(v Value) {
 	start := place{v.Line, v.Col}
 	if len(v.Text) > channel.MaxSpecLen {
-		c.fail(start, "channel", fmt.Sprintf("channel of %d bytes", len(v.Text)), fmt.Sprintf("at most %d are read", channel.MaxSpecLen), "make it shorter")
-		return
+		c.unserve(start, "channel", fmt.Sprintf("channel of %d bytes", len(v.Text)), fmt.Sprintf("at most %d fit into xenstore", channel.MaxSpecLen), "make it shorter")
 	}
 	fields := channel.Fields(v.Text)
 	if len(fields) == 0 {
 		c.fail(start, "channel", "empty channel", "xl crashes on it", "remove it")
 		return
 	}
-	faults := len(c.errs)
+	refused, unserved := len(c.errs), len(c.unserved)
 	var spec channel.Spec
 	seen := map[string]place{}
 	for _, f := range fields {
 		line, col := v.At(f.Offset)
 		c.field(&spec, f, place{line, col}, seen)
 	}
-	for _, key := range []string{"name", "connection"} {
-		if _, ok := seen[key]; ok {
-			continue
-		}
-		if key == "name" {
-			c.fail(start, key, "the channel has no name", "nobody could find it, and libxl refuses the domain", "add name=NAME, for example name=org.example.agent.0")
-		} else {
-			c.fail(start, key, "the channel has no connection", "xl refuses the file", "add connection=socket or connection=pty")
-		}
+	if _, ok := seen["connection"]; !ok {
+		c.fail(start, "connection", "the channel has no connection", "xl refuses the file", "add connection=socket or connection=pty")
 	}
-	if len(c.errs) == faults { // a field that failed is not set, which would mislead
+	if at, ok := seen["name"]; spec.Name == "" && (!ok || len(c.errs) == refused) {
+		if !ok {
+			at = start
+		}
+		c.unserve(at, "name", "the channel has no name", "nobody could find it, and libxl refuses the domain", "add name=NAME, for example name=org.example.agent.0")
+	}
+	if len(c.errs) == refused && len(c.unserved) == unserved { // a field that failed is not set, which would mislead
 		c.advise(spec, start, seen)
 	}
 	c.names = append(c.names, seen["name"])
@@ -164,7 +210,7 @@ func (c *collector) advise(spec channel.Spec, start place, seen map[string]place
 
 // field sets one key of spec. seen gets the keys that have a value, good or bad.
 func (c *collector) field(spec *channel.Spec, f channel.Field, at place, seen map[string]place) {
-	if f.Key == "" || !f.Assigned {
+	if f.Text[0] == '=' || !f.Assigned {
 		seen[f.Key] = at
 		c.fail(at, f.Key, fmt.Sprintf("%q is not KEY=VALUE", f.Text), "xl refuses the file", "give a value or remove it; a value cannot contain a comma")
 		return
@@ -177,23 +223,44 @@ func (c *collector) field(spec *channel.Spec, f channel.Field, at place, seen ma
 		c.warn(at, f.Key, fmt.Sprintf("unknown key %q", f.Key), "xl ignores it", fix)
 		return
 	}
-	if f.Value == "" {
-		c.warn(at, f.Key, fmt.Sprintf("%q has a value of spaces alone", f.Key), "it counts as empty", "give a value or remove the key")
-		return
-	}
 	if _, ok := seen[f.Key]; ok {
 		c.warn(at, f.Key, fmt.Sprintf("key %q is given twice", f.Key), "the last one wins", "keep one")
 	}
 	seen[f.Key] = at
-	if strings.Contains(f.Value, "=") {
-		c.note(at, f.Key, fmt.Sprintf("the value of %q contains '='", f.Key), "xl of Xen 4.17 cuts the value there", "choose another value if Xen 4.17 must read this")
+	if strings.Contains(f.Value, "=") && (c.xen == Version{} || c.xen.cutsValues()) {
+		c.warn(at, f.Key, fmt.Sprintf("the value of %q contains '='", f.Key), "xl of Xen 4.17 cuts the value there", "choose another value if Xen 4.17 must read this")
 	}
-	if err := spec.Set(f.Key, f.Value); err != nil {
-		what, fix := err.Error(), ""
-		if bad, ok := errors.AsType[*channel.SpecError](err); ok {
-			what, fix = bad.Msg, bad.Hint
-		}
-		c.fail(at, f.Key, what, "", fix)
+	if f.Value == "" && f.Key != "connection" {
+		c.warn(at, f.Key, fmt.Sprintf("%q has a value of spaces alone", f.Key), "it counts as empty", "give a value or remove the key")
+	}
+	c.set(spec, f, at)
+}
+
+// set gives xl's keys the value that xl takes, be it valid for a Spec or not.
+func (c *collector) set(spec *channel.Spec, f channel.Field, at place) {
+	switch f.Key {
+	case "name":
+		spec.Name = f.Value
+	case "path":
+		spec.Path = f.Value
+	case "backend":
+		spec.Backend = f.Value
+	}
+	if f.Value == "" && f.Key != "connection" {
+		return
+	}
+	err := spec.Set(f.Key, f.Value)
+	if err == nil {
+		return
+	}
+	what, fix := err.Error(), ""
+	if bad, ok := errors.AsType[*channel.SpecError](err); ok {
+		what, fix = bad.Msg, bad.Hint
+	}
+	if f.Key == "connection" {
+		c.fail(at, f.Key, what, "xl refuses the file", fix)
+	} else {
+		c.unserve(at, f.Key, what, "", fix)
 	}
 }
 
@@ -203,7 +270,7 @@ func (c *collector) together() {
 	for i, s := range c.specs {
 		if s.Name != "" {
 			if p, ok := names[s.Name]; ok {
-				c.fail(c.names[i], "name", fmt.Sprintf("two channels have the name %q", s.Name),
+				c.unserve(c.names[i], "name", fmt.Sprintf("two channels have the name %q", s.Name),
 					fmt.Sprintf("the other one is at %s:%d:%d, and both ends find a channel by its name", c.file.Name, p.line, p.col), "rename one")
 			} else {
 				names[s.Name] = c.names[i]
@@ -220,13 +287,23 @@ func (c *collector) together() {
 	}
 	if n := len(c.specs); n > channel.MaxChannels {
 		s := c.specs[channel.MaxChannels]
-		c.fail(place{s.Line, s.Col}, "channel", fmt.Sprintf("%d channels", n),
+		c.unserve(place{s.Line, s.Col}, "channel", fmt.Sprintf("%d channels", n),
 			fmt.Sprintf("a Linux guest has terminals for %d: its kernel makes hvc0 to hvc7, and the primary console is hvc0", channel.MaxChannels),
 			fmt.Sprintf("remove %d", n-channel.MaxChannels))
 	}
-	if len(c.specs) > 0 {
-		s := c.specs[0]
-		c.note(place{s.Line, s.Col}, "channel", "some versions of xl lose the first channel",
-			"xl of Xen 4.17, and before 4.18.5, 4.19.2 and 4.20.1, makes no device for it", "let xenchan create the domain, which makes all channels, or put a channel that nobody needs first")
+	if len(c.specs) > 0 && (c.xen == Version{} || c.xen.losesFirst()) {
+		c.firstLost()
 	}
+}
+
+// firstLost tells of the first channel. It is no fault of the file, so unless the
+// version is known to do it this is but a note.
+func (c *collector) firstLost() {
+	s := c.specs[0]
+	w := Warning{Note: c.xen == Version{}, Message: c.file.message(s.Line, s.Col, "channel", "some versions of xl lose the first channel",
+		"xl of Xen 4.17, and before 4.18.5, 4.19.2 and 4.20.1, makes no device for it", "let xenchan create the domain, which makes all channels, or put a channel that nobody needs first")}
+	if !w.Note {
+		w.What, w.Why = fmt.Sprintf("xl of Xen %v loses the first channel", c.xen), "it makes no device for it"
+	}
+	c.warnings = append(c.warnings, w)
 }

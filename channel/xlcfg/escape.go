@@ -1,5 +1,7 @@
 package xlcfg
 
+import "strings"
+
 // unescape gives the meaning of what stands between two quotes. lost is where an
 // escape first gives no character, or -1. When an escape is not valid, why says
 // so and bad is where.
@@ -40,8 +42,8 @@ func sourceOffset(raw string, n int) int {
 
 // character reads the first character of s, which is not empty, or its escape of
 // size bytes. Two of xl's escapes do not work, in every version from 4.17 on: \x
-// always fails, and \ with an octal digit, which wants at least two more digits
-// and takes up to three, gives no character (libxlu_cfg.c).
+// always fails, and \ with an octal digit gives no character. It takes what
+// strtoul takes of the next three bytes, and wants two of them (libxlu_cfg.c).
 func character(s string) (c byte, has bool, size int, why string) {
 	if s[0] != '\\' || len(s) < 2 {
 		return s[0], true, 1, ""
@@ -66,11 +68,27 @@ func character(s string) (c byte, has bool, size int, why string) {
 	case 'x':
 		return 0, false, 0, `xl fails on every \x`
 	case '0', '1', '2', '3', '4', '5', '6', '7':
-		digits := span(s[2:min(len(s), 5)], func(c byte) bool { return c >= '0' && c <= '9' })
-		if digits < 2 {
-			return 0, false, 0, `\ with a digit needs three digits`
+		if n := strtoul(s[2:min(len(s), 5)]); n >= 2 {
+			return 0, false, 2 + n, ""
 		}
-		return 0, false, 2 + digits, ""
+		return 0, false, 0, `\ with a digit needs three digits`
 	}
 	return 0, false, 0, `xl knows only \" \' \\ \a \b \f \n \r \t \v`
 }
+
+// strtoul is how many bytes of s C's strtoul takes for a decimal number: white
+// space and a sign before the digits too.
+func strtoul(s string) int {
+	n := len(s) - len(strings.TrimLeft(s, isspace))
+	if n < len(s) && (s[n] == '+' || s[n] == '-') {
+		n++
+	}
+	digits := span(s[n:], func(c byte) bool { return c >= '0' && c <= '9' })
+	if digits == 0 {
+		return 0
+	}
+	return n + digits
+}
+
+// isspace is what C's isspace accepts in the "C" locale.
+const isspace = " \t\n\v\f\r"

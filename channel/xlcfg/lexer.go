@@ -76,6 +76,9 @@ func (l *lexer) next() token {
 		return l.make(tokEOF, 0)
 	}
 	c := l.src[l.off]
+	if l.off == len(l.src)-1 && !isToken(c) {
+		return l.dropped(c)
+	}
 	switch {
 	case c == '\n':
 		return l.make(tokNewline, 1)
@@ -105,6 +108,19 @@ func (l *lexer) next() token {
 	return l.bad(c)
 }
 
+// isToken says whether c alone is a token.
+func isToken(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || strings.IndexByte("\n;[],=", c) >= 0
+}
+
+// dropped is the end of a file whose last byte begins no token. xl's lexer waits
+// for a second byte before it complains, and finds the end of the file instead.
+func (l *lexer) dropped(c byte) token {
+	l.warn(l.line, l.col(), fmt.Sprintf("unexpected %q at the end of the file", c), "xl drops it", "remove it, and end the last line with a newline")
+	l.off++
+	return l.make(tokEOF, 0)
+}
+
 // skipBlank steps over spaces and tabs. A carriage return is an error to xl, but
 // a file from Windows has one on each line: one report is enough.
 func (l *lexer) skipBlank() {
@@ -112,6 +128,9 @@ func (l *lexer) skipBlank() {
 		switch l.src[l.off] {
 		case ' ', '\t':
 		case '\r':
+			if l.off == len(l.src)-1 {
+				return
+			}
 			if !l.carriage {
 				l.carriage = true
 				l.report(l.line, l.col(), "carriage return", "the file has the line ends of Windows, which xl does not read", `convert it, for example with: sed -i 's/\r$//' FILE`)
@@ -154,7 +173,7 @@ func (l *lexer) quoted(quote byte) token {
 		l.warn(l.line, at+lost, "escape in a string", `xl reads \ with digits and puts no character there`, `write \\ for a backslash`)
 	}
 	if nul := strings.IndexByte(raw, 0); nul >= 0 {
-		l.report(l.line, at+nul, "NUL byte in a string", "xl would end the string there", "remove it")
+		l.report(l.line, at+nul, "NUL byte in a string", "xl crashes on it", "remove it")
 	}
 	t := l.make(tokString, end+2)
 	t.text, t.raw = text, raw

@@ -99,7 +99,7 @@ func (v Value) Int() (int64, error) {
 	if v.Kind == List {
 		return 0, errors.New("a list is not a number")
 	}
-	text := strings.TrimLeft(v.Text, " \t\n\v\f\r")
+	text := strings.TrimLeft(v.Text, isspace)
 	// strconv also knows 0b, 0o and underscores, which C's strtol does not.
 	digits := strings.TrimLeft(text, "+-")
 	if strings.Contains(digits, "_") || len(digits) > 1 && strings.ContainsAny(digits[1:2], "oObB") {
