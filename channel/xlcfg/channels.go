@@ -149,7 +149,7 @@ func (c *collector) parameter() {
 	for i, item := range v.List {
 		if item.Kind == List {
 			c.warn(place{item.Line, item.Col}, "channel", fmt.Sprintf("item %d of channel is a list", i+1),
-				fmt.Sprintf("xl stops reading here and drops this and the %d items after it", len(v.List)-i-1), "remove the inner brackets")
+				fmt.Sprintf("xl stops reading here: it drops this item and the %d after it", len(v.List)-i-1), "remove the inner brackets")
 			return
 		}
 		if len(c.errs) > maxErrors {

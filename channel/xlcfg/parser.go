@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // maxErrors bounds a report, of errors and of warnings each: a file that is no configuration at all would give
@@ -28,6 +29,10 @@ func Parse(file string, src []byte) (*File, error) {
 	p.lex = lexer{src: f.src, line: 1, report: p.report, warn: p.warn}
 	p.advance()
 	p.statements()
+	if nul := strings.IndexByte(f.src, 0); nul >= 0 && len(p.errs) > 1 {
+		line := strings.Count(f.src[:nul], "\n") + 1
+		return nil, Errors{{Message: f.message(line, nul-f.lines[line-1]+1, "", "NUL byte", "this is no text file, or text in UTF-16", "check that this is the right file")}}
+	}
 	if len(p.errs) > 0 {
 		slices.SortStableFunc(p.errs, func(a, b *Error) int {
 			return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col))

@@ -2,7 +2,9 @@ package cli
 
 import (
 	"fmt"
+	"os"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -12,37 +14,92 @@ import (
 )
 
 func (a *app) checkCommand() *cobra.Command {
-	return &cobra.Command{
+	var strict bool
+	var version string
+	cmd := &cobra.Command{
 		Use:   "check FILE",
 		Short: "Check a domain configuration and print its channels",
-		Long: `Check reads a domain's configuration, an xl.cfg, and prints the channels in it.
-All errors are reported at once, as FILE:LINE:COL: what: why; fix, and make the
-exit status 2. Warnings, which do not, say where stock xl does something that one
-would not expect, or refuses what xenchan accepts.`,
-		Example: "  xenchan check /etc/xen/web.cfg\n  xenchan check web.cfg -o json",
-		Args:    args(1, 1),
+		Long: `Check reads a domain's configuration, an xl.cfg, and prints the channels that
+stock xl makes of it. FILE may be - for standard input.
+
+What xl refuses is an error: all errors are reported at once, each as
+FILE:LINE:COL: what: why; fix, and make the exit status 2. Warnings do not: they
+say where xl does something that the file does not show, like dropping an item,
+and what xenchan cannot serve, like two channels of one name. With --strict they
+are errors too. Notes are about xl and not about the file.
+
+Some of it depends on the version of xl: --xen names it. On a Xen host it is the
+host's own unless it is named; elsewhere check speaks of every version from 4.17 on.
+Check judges the language, name, uuid and channel, and no other parameters.`,
+		Example: `  xenchan check /etc/xen/web.cfg
+  xenchan check --strict --xen 4.18.5 web.cfg
+  xenchan check web.cfg -o json`,
+		Args: args(1, 1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			c, err := a.readConfig(args[0])
+			xen, err := xenVersion(version, "/sys/hypervisor")
 			if err != nil {
-				return err
+				return usageError{err}
 			}
-			for _, w := range c.warnings {
-				kind := "warning"
-				if w.Note { // of some versions of xl
-					kind = "note"
-				}
-				a.warn("%s: %s", kind, w.String())
-			}
-			if a.output == "json" {
-				specs := []channel.Spec{}
-				for _, l := range c.channels {
-					specs = append(specs, l.Spec)
-				}
-				return a.printJSON(specs)
-			}
-			return a.printSpecs(c.channels)
+			return a.check(args[0], xen, strict)
 		},
 	}
+	cmd.Flags().BoolVar(&strict, "strict", false, "refuse what is only warned about else")
+	cmd.Flags().StringVar(&version, "xen", "", "the `VERSION` of Xen whose xl reads the file, as 4.17.5")
+	cmd.RegisterFlagCompletionFunc("xen", cobra.NoFileCompletions)
+	return cmd
+}
+
+func (a *app) check(path string, xen xlcfg.Version, strict bool) error {
+	file, err := a.parseConfig(path)
+	if err != nil {
+		return err
+	}
+	channels, warnings, err := xlcfg.Stock(file, xen)
+	refused := xlcfg.Errors{}
+	for _, w := range warnings {
+		switch {
+		case w.Note:
+			a.warn("note: %s", w.String())
+		case strict:
+			refused = append(refused, &xlcfg.Error{Message: w.Message})
+		default:
+			a.warn("warning: %s", w.String())
+		}
+	}
+	if err != nil {
+		return a.reportErrors(err)
+	}
+	if len(refused) > 0 {
+		return a.reportErrors(refused)
+	}
+	if a.output == "json" {
+		specs := []channel.Spec{}
+		for _, l := range channels {
+			specs = append(specs, l.Spec)
+		}
+		return a.printJSON(specs)
+	}
+	return a.printSpecs(channels)
+}
+
+// xenVersion is the version that the user named, or that of the Xen that runs
+// here, or else the zero Version.
+func xenVersion(named, hypervisor string) (xlcfg.Version, error) {
+	if named != "" {
+		return xlcfg.ParseVersion(named)
+	}
+	read := func(name string) string {
+		b, _ := os.ReadFile(hypervisor + "/" + name)
+		return strings.TrimSuffix(string(b), "\n")
+	}
+	if read("type") != "xen" {
+		return xlcfg.Version{}, nil
+	}
+	v, err := xlcfg.ParseVersion(read("version/major") + "." + read("version/minor") + read("version/extra"))
+	if err != nil {
+		return xlcfg.Version{}, nil // of a Xen that keeps it from its guests
+	}
+	return v, nil
 }
 
 func (a *app) printSpecs(channels []xlcfg.Located) error {

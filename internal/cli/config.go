@@ -3,8 +3,6 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -21,13 +19,9 @@ type domainConfig struct {
 // readConfig reads a domain's configuration and reports all that is wrong with
 // it with its place. What is only surprising is left to the caller.
 func (a *app) readConfig(path string) (domainConfig, error) {
-	src, err := readFile(path)
+	file, err := a.parseConfig(path)
 	if err != nil {
-		return domainConfig{}, usageError{err}
-	}
-	file, err := xlcfg.Parse(path, src)
-	if err != nil {
-		return domainConfig{}, a.reportErrors(err)
+		return domainConfig{}, err
 	}
 	channels, warnings, err := xlcfg.Channels(file)
 	if err != nil {
@@ -43,24 +37,16 @@ func (a *app) readConfig(path string) (domainConfig, error) {
 	return c, nil
 }
 
-// readFile reads a whole file, but not much more than the parser would accept.
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+func (a *app) parseConfig(path string) (*xlcfg.File, error) {
+	src, err := a.readFile(path)
 	if err != nil {
-		return nil, err
+		return nil, usageError{err}
 	}
-	defer f.Close()
-	if info, err := f.Stat(); err == nil && info.IsDir() {
-		return nil, fmt.Errorf("%s is a directory, not a domain configuration", path)
-	}
-	src, err := io.ReadAll(io.LimitReader(f, xlcfg.MaxFileSize+1))
+	file, err := xlcfg.Parse(path, src)
 	if err != nil {
-		return nil, err
+		return nil, a.reportErrors(err)
 	}
-	if strings.HasPrefix(strings.TrimSpace(string(src[:min(len(src), 4096)])), "<") {
-		return nil, fmt.Errorf("%s: this looks like libvirt XML, which this version does not read; give an xl.cfg (`virsh domxml-to-native xen-xl` makes one)", path)
-	}
-	return src, nil
+	return file, nil
 }
 
 // reportErrors prints each error of a file with the line it is on.

@@ -1,0 +1,79 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/xenchan/xenchan/channel/xlcfg"
+)
+
+// pipePatience is how long a pipe may be silent.
+const pipePatience = 10 * time.Second
+
+// readFile reads a whole configuration, from standard input if path is "-". It
+// neither waits for ever nor reads much more than the parser would accept.
+func (a *app) readFile(path string) ([]byte, error) {
+	src, err := a.readSource(path)
+	if err != nil {
+		return nil, err
+	}
+	if len(src) > xlcfg.MaxFileSize {
+		return nil, fmt.Errorf("%s: more than %d bytes, which no domain configuration has; check that this is the right file", path, xlcfg.MaxFileSize)
+	}
+	if strings.HasPrefix(strings.TrimSpace(string(src[:min(len(src), 4096)])), "<") {
+		return nil, fmt.Errorf("%s: this looks like libvirt XML, which this version does not read; give an xl.cfg (`virsh domxml-to-native xen-xl` makes one)", path)
+	}
+	return src, nil
+}
+
+func (a *app) readSource(path string) ([]byte, error) {
+	if path == "-" {
+		return readAll(a.stdin)
+	}
+	// A FIFO would keep an open that blocks until somebody writes to it.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	switch kind := info.Mode().Type(); {
+	case kind == 0:
+		return readAll(f)
+	case kind == fs.ModeDir:
+		return nil, fmt.Errorf("%s is a directory, not a domain configuration", path)
+	case kind == fs.ModeNamedPipe:
+		return readPipe(f, pipePatience)
+	}
+	return nil, fmt.Errorf("%s is a device, not a domain configuration", path)
+}
+
+func readAll(r io.Reader) ([]byte, error) {
+	return io.ReadAll(io.LimitReader(r, xlcfg.MaxFileSize+1))
+}
+
+// readPipe reads a pipe to its end, waiting for somebody to write to it.
+func readPipe(f *os.File, patience time.Duration) ([]byte, error) {
+	deadline := time.Now().Add(patience)
+	if err := f.SetReadDeadline(deadline); err != nil {
+		return nil, err
+	}
+	for {
+		src, err := readAll(f)
+		switch {
+		case os.IsTimeout(err) || len(src) == 0 && time.Now().After(deadline):
+			return nil, fmt.Errorf("%s is a pipe, and nobody wrote a whole configuration to it within %v", f.Name(), patience)
+		case err != nil || len(src) > 0:
+			return src, err
+		}
+		time.Sleep(10 * time.Millisecond) // the end of a pipe that nobody has opened yet
+	}
+}
