@@ -292,7 +292,7 @@ func TestNearest(t *testing.T) {
 }
 
 func TestInfo_jsonKeysInOrder(t *testing.T) {
-	const want = "domid domain uuid devid name connection path tty state frontend_state backend_domid port ring_ref guest clients guest_to_host_bytes host_to_guest_bytes spooled_bytes dropped_bytes origin"
+	const want = "domid domain uuid devid name connection path tty state frontend_state backend_domid port ring_ref guest clients guest_to_host_bytes host_to_guest_bytes spooled_bytes dropped_bytes origin declared_in"
 	b, err := json.Marshal(Info{})
 	if err != nil {
 		t.Fatal(err)

@@ -79,4 +79,6 @@ type Info struct {
 	Dropped     *uint64 `json:"dropped_bytes"`
 	// Origin says who made the channel.
 	Origin Origin `json:"origin"`
+	// DeclaredIn is the name of the drop-in file, when Origin is declared.
+	DeclaredIn string `json:"declared_in"`
 }

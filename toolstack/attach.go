@@ -1,7 +1,6 @@
 package toolstack
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -26,6 +25,11 @@ const limit = "1048576"
 // Attach gives a domain one more channel, running or not. Either all nodes are
 // written or, when there is an error, none. The spec's Path is filled in.
 func (t *Toolstack) Attach(ctx context.Context, d Domain, spec channel.Spec) (Channel, error) {
+	return t.attach(ctx, d, spec, []string{Origin, string(channel.OriginAttached)})
+}
+
+// attach adds a mark, which says who made the channel, to what is in /libxl.
+func (t *Toolstack) attach(ctx context.Context, d Domain, spec channel.Spec, mark []string) (Channel, error) {
 	backend, err := t.prepare(ctx, d, &spec)
 	if err != nil {
 		return Channel{}, err
@@ -38,7 +42,7 @@ func (t *Toolstack) Attach(ctx context.Context, d Domain, spec channel.Spec) (Ch
 		p := devicePaths(d.ID, backend, devid)
 		w := writer{ctx: ctx, tx: tx}
 		w.device(p, d.ID, backend, devid, spec)
-		w.set(p.libxl, nil, Origin, string(cmp.Or(t.Origin, channel.OriginAttached)))
+		w.set(p.libxl, nil, mark...)
 		return w.err
 	})
 	if err != nil {

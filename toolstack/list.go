@@ -21,6 +21,8 @@ type Channel struct {
 	// xl made and QEMU serves, empty when the guest has deleted its nodes.
 	Type              string
 	Frontend, Backend string // directories
+	// DeclaredAs is the spec that a drop-in file gave, if Origin is declared.
+	DeclaredAs string
 	// NoTTY says that the frontend has no node "tty" at all.
 	NoTTY bool
 }
@@ -112,6 +114,9 @@ func readChannel(ctx context.Context, r xenstore.Reader, d Domain, devid int) (C
 	c.Origin = channel.OriginXL
 	if made, ok := n.Lookup(libxl + "/" + Origin); ok {
 		c.Origin = channel.Origin(made)
+	}
+	if c.Origin == channel.OriginDeclared {
+		c.DeclaredIn, c.DeclaredAs = n.Get(libxl+"/"+DeclaredIn), n.Get(libxl+"/"+DeclaredAs)
 	}
 	c.Type = n.Get(c.Frontend + "/type")
 	var ok bool

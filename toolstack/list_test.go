@@ -63,8 +63,8 @@ func TestChannels(t *testing.T) {
 	x := h.attach("x")
 	h.write(x.Frontend+"/type", "ioemu", "")
 	h.check(h.store.Remove(t.Context(), "/libxl/5/device/console/3/origin"))
-	h.tools.Origin = channel.OriginDeclared
-	h.attach("y")
+	_, err := h.tools.Declare(t.Context(), web, channel.Spec{Name: "y", Connection: channel.Socket}, "y.toml")
+	h.check(err)
 	h.write(x.Frontend+"/tty", "/dev/pts/3", "")
 	// The guest's word: good for a, nonsense for b.
 	h.states(a, "4", "3")
@@ -85,6 +85,18 @@ func TestChannels(t *testing.T) {
 		if all[i].Origin != want {
 			t.Errorf("%s: origin %q, want %q", all[i].Name, all[i].Origin, want)
 		}
+	}
+	const spec = "connection=socket,name=y"
+	if y := all[3]; y.DeclaredIn != "y.toml" || y.DeclaredAs != spec {
+		t.Errorf("declared in %q as %q", y.DeclaredIn, y.DeclaredAs)
+	}
+	h.check(h.tools.Redeclare(t.Context(), web, all[3], "z.toml"))
+	h.check(h.tools.Redeclare(t.Context(), web, all[0], "z.toml")) // by hand it stays
+	if y, err := h.tools.Find(t.Context(), web, "y"); err != nil || y.DeclaredIn != "z.toml" || y.DeclaredAs != spec {
+		t.Errorf("declared in %q as %q, %v", y.DeclaredIn, y.DeclaredAs, err)
+	}
+	if a, err := h.tools.Find(t.Context(), web, "a"); err != nil || a.Origin != channel.OriginAttached || a.DeclaredIn != "" {
+		t.Errorf("%+v, %v", a, err)
 	}
 	got := all[0]
 	if *got.State != 4 || *got.FrontendState != 3 || *got.Port != 9 || *got.RingRef != 0 || got.NoTTY {

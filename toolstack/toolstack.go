@@ -45,9 +45,6 @@ type Toolstack struct {
 	Store *xenstore.Store
 	// RunDir is the directory below which sockets without a path of their own are.
 	RunDir string
-	// Origin is what Attach marks channels as made by; empty is
-	// [channel.OriginAttached].
-	Origin channel.Origin
 }
 
 // Domain is one domain of the host.
