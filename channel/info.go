@@ -81,4 +81,10 @@ type Info struct {
 	Origin Origin `json:"origin"`
 	// DeclaredIn is the name of the drop-in file, when Origin is declared.
 	DeclaredIn string `json:"declared_in"`
+	// WaitingClients is how many programs on the host are connected but wait
+	// for their turn, as one is served at a time.
+	WaitingClients *int `json:"waiting_clients"`
+	// Losses are the latest stretches of Dropped, those since the daemon was
+	// started last.
+	Losses []Loss `json:"losses"`
 }

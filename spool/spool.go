@@ -48,6 +48,14 @@ type Positions struct {
 	Dropped   int64 // lost to overflow
 }
 
+// Loss is a stretch of bytes that were dropped: Bytes of those at the positions
+// from From up to To, which are all of them unless stretches were joined because
+// nobody asked for them.
+type Loss struct{ Bytes, From, To int64 }
+
+// maxLosses is how many stretches a log remembers before it joins some.
+const maxLosses = 16
+
 // RingID tells the rings of one guest apart: what the guest has published about
 // one. A guest may use the same numbers for its next ring.
 type RingID struct{ Ref, Port uint32 }
@@ -61,6 +69,7 @@ type Log struct {
 
 	data chan struct{} // capacity 1: there may be bytes to read
 	room chan struct{} // capacity 1: there may be room again
+	loss chan struct{} // capacity 1: bytes were dropped
 
 	onWrite func() // tests look at the region after each write to it; nil otherwise
 
@@ -71,6 +80,7 @@ type Log struct {
 	touched int    // bytes of the data area that are reserved
 	shown   int    // bytes of the flight area that are reserved
 	stuck   bool   // no more could be reserved; until the log is empty
+	losses  []Loss // not taken yet
 }
 
 // New makes a log on the heap, which is gone with the process. It holds up to
@@ -85,7 +95,7 @@ func New(size int, policy Overflow) (*Log, error) {
 func newLog(m Memory, size int, policy Overflow) *Log {
 	return &Log{
 		m: m, size: size, policy: policy,
-		data: make(chan struct{}, 1), room: make(chan struct{}, 1),
+		data: make(chan struct{}, 1), room: make(chan struct{}, 1), loss: make(chan struct{}, 1),
 	}
 }
 
@@ -127,6 +137,7 @@ func (l *Log) Append(p []byte, at uint32) int {
 		// be gone before.
 		l.drop(min(over, int(l.s.count)))
 		p = p[max(0, n-circle):]
+		l.lost(int64(l.s.end), n-len(p))
 	}
 	to := (int(l.s.start) + int(l.s.count)) % circle
 	data := l.m.Bytes[dataAt:][:circle]
@@ -156,10 +167,38 @@ func (l *Log) drop(n int) {
 	if n == 0 {
 		return
 	}
+	l.lost(int64(l.s.end-l.s.count), n)
 	l.s.dropped += uint64(n)
 	l.s.start = (l.s.start + uint64(n)) % l.circle()
 	l.s.count -= uint64(n)
 	l.commit()
+}
+
+// lost remembers a stretch of n bytes for whoever asks.
+func (l *Log) lost(from int64, n int) {
+	if n == 0 {
+		return
+	}
+	defer signal(l.loss)
+	to := from + int64(n)
+	if last := len(l.losses) - 1; last >= 0 && (l.losses[last].To == from || last+1 == maxLosses) {
+		l.losses[last].Bytes += int64(n)
+		l.losses[last].To = to
+		return
+	}
+	l.losses = append(l.losses, Loss{Bytes: int64(n), From: from, To: to})
+}
+
+// Losses delivers a value after bytes were dropped; TakeLosses says which.
+func (l *Log) Losses() <-chan struct{} { return l.loss }
+
+// TakeLosses returns what was dropped since the last call, by this process.
+func (l *Log) TakeLosses() []Loss {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	taken := l.losses
+	l.losses = nil
+	return taken
 }
 
 // circle is the number of bytes that the data go around in. It is no larger than

@@ -34,8 +34,9 @@ type model struct {
 	next         byte
 	pos          Positions
 	ring         RingID
-	cons         uint32 // by the page
-	unsettled    int    // bytes in the log that the page does not show as taken
+	cons         uint32  // by the page
+	unsettled    int     // bytes in the log that the page does not show as taken
+	lost         []int64 // positions of what was dropped since they were last taken
 }
 
 // append gives the bytes that come next and how many a log must take.
@@ -51,6 +52,10 @@ func (m *model) append(n int) (p []byte, took int) {
 	m.next += byte(took)
 	m.kept = append(m.kept, p[:took]...)
 	if over := len(m.kept) - m.size; over > 0 {
+		oldest := m.pos.End + int64(took) - int64(len(m.kept))
+		for i := range over {
+			m.lost = append(m.lost, oldest+int64(i))
+		}
 		m.kept = m.kept[over:]
 		m.pos.Dropped += int64(over)
 	}
@@ -75,6 +80,48 @@ func (m *model) positions() Positions {
 	p := m.pos
 	p.Spooled = int64(len(m.kept) + len(m.flight))
 	return p
+}
+
+// checkLosses compares what a log says was dropped with the very positions.
+func (m *model) checkLosses(t *rapid.T, got []Loss) {
+	for i, g := range got {
+		n := int(g.Bytes)
+		if n <= 0 || n > len(m.lost) || m.lost[0] != g.From || m.lost[n-1] != g.To-1 {
+			t.Fatalf("loss %d is %+v, the positions are %v", i, g, m.lost)
+		}
+		if last := i == maxLosses-1; !last && g.Bytes != g.To-g.From {
+			t.Fatalf("loss %d is %+v, which has bytes in it that were kept", i, g)
+		}
+		m.lost = m.lost[n:]
+	}
+	if len(m.lost) > 0 || len(got) > maxLosses {
+		t.Fatalf("%d losses, and the positions %v are in none", len(got), m.lost)
+	}
+}
+
+// Stretches that nobody asks for are joined, and still counted to the byte.
+func TestLog_lossesAreBounded(t *testing.T) {
+	l := mustNew(t, minBuffer, DropOldest)
+	l.Append(make([]byte, minBuffer), 0)
+	want := int64(0)
+	for range 3 * maxLosses {
+		l.Append(make([]byte, 10), 0) // drops ten
+		l.Advance(len(l.Peek()))      // and ends the stretch
+		l.Append(make([]byte, minBuffer), 0)
+		want += 10
+	}
+	<-l.Losses()
+	got := l.TakeLosses()
+	var sum int64
+	for _, g := range got {
+		sum += g.Bytes
+	}
+	if len(got) != maxLosses || sum != want || got[0] != (Loss{Bytes: 10, From: 0, To: 10}) {
+		t.Errorf("%d losses of %d bytes, want %d of %d; the first is %+v", len(got), sum, maxLosses, want, got[0])
+	}
+	if again := l.TakeLosses(); again != nil {
+		t.Errorf("told twice: %v", again)
+	}
 }
 
 // The log against a model, through crashes at random points.
@@ -119,6 +166,7 @@ func checkModel(t *rapid.T, policy Overflow) {
 			l.Advance(n)
 		},
 		"settle": func(*rapid.T) { settle() },
+		"losses": func(t *rapid.T) { m.checkLosses(t, l.TakeLosses()) },
 		"crash": func(t *rapid.T) {
 			if rapid.Bool().Draw(t, "the page knows") {
 				m.cons += uint32(m.unsettled) // but the log does not know that it does
@@ -136,6 +184,7 @@ func checkModel(t *rapid.T, policy Overflow) {
 				t.Fatalf("a ring at %d was to skip %d bytes, want %d", m.cons, got, want)
 			}
 			settle()
+			m.lost = nil // counted for ever, but not where they were
 		},
 		"": func(t *rapid.T) {
 			got := l.Positions()

@@ -69,6 +69,19 @@ func (e *Endpoint) Accept(ctx context.Context) (endpoint.Client, error) {
 	return &Client{path: e.path, conn: conn, rc: rc}, nil
 }
 
+// Waiting is how many clients have connected and are not accepted yet.
+func (e *Endpoint) Waiting() (int, error) {
+	rc, err := e.ln.SyscallConn()
+	if err != nil {
+		return 0, fmt.Errorf("unixsock: %w", cause(err))
+	}
+	n, err := sys.Backlog(rc)
+	if err != nil {
+		return 0, fmt.Errorf("unixsock: who waits at %s: %w", e.path, err)
+	}
+	return n, nil
+}
+
 func (e *Endpoint) acceptError(err error) error {
 	return fmt.Errorf("unixsock: accept on %s: %w", e.path, cause(err))
 }

@@ -99,11 +99,10 @@ func (a *app) addCounters(ctx context.Context, rows []toolstack.Channel, runDir 
 		if !ok {
 			continue
 		}
-		r.Guest, r.Clients = s.Guest, &s.Clients
+		s.Fill(&r.Info)
 		if s.Problem != "" {
 			a.warn("%s of %s: clients cannot connect: %s", r.Name, r.Domain, s.Problem)
 		}
-		r.GuestToHost, r.HostToGuest, r.Spooled, r.Dropped = &s.GuestToHost, &s.HostToGuest, &s.Spooled, &s.Dropped
 	}
 }
 

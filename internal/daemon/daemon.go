@@ -53,6 +53,7 @@ type Daemon struct {
 	Config
 	root   string // of the backends, in this domain's home
 	spools *spools
+	events *hub
 	group  *errgroup.Group
 
 	mu      sync.Mutex
@@ -62,7 +63,7 @@ type Daemon struct {
 // Run serves until the context ends, when it returns nil, or until it cannot go
 // on, as when the xenstore connection is lost.
 func Run(ctx context.Context, c Config) error {
-	d := &Daemon{Config: c, devices: make(map[string]*device)}
+	d := &Daemon{Config: c, devices: make(map[string]*device), events: newHub()}
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
@@ -88,6 +89,7 @@ func Run(ctx context.Context, c Config) error {
 	d.group, all = errgroup.WithContext(ctx)
 	d.group.Go(func() error { return d.serveStatus(all, status) })
 	d.group.Go(func() error { return d.follow(all) })
+	d.group.Go(func() error { return d.observe(all) })
 	if err := d.group.Wait(); !errors.Is(err, context.Canceled) || ctx.Err() == nil {
 		return err
 	}

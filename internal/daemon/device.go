@@ -12,6 +12,7 @@ import (
 
 	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/console"
+	"github.com/xenchan/xenchan/endpoint"
 	"github.com/xenchan/xenchan/toolstack"
 	"github.com/xenchan/xenchan/xen"
 	"github.com/xenchan/xenchan/xenstore"
@@ -35,13 +36,15 @@ type device struct {
 	spool    spoolFile
 
 	mu       sync.Mutex
-	serving  bool          // status is worth showing; guarded by mu, as all below
-	conn     *console.Conn // nil while the guest is not attached
-	attached chan struct{} // closed while conn is there; made anew when it goes
-	sent     int64         // bytes, through earlier conns
-	problem  string        // why there is no endpoint
-	looked   bool          // the backend has settled
-	placed   bool          // an endpoint was opened, or there is a problem
+	serving  bool              // status is worth showing; guarded by mu, as all below
+	conn     *console.Conn     // nil while the guest is not attached
+	attached chan struct{}     // closed while conn is there; made anew when it goes
+	sent     int64             // bytes, through earlier conns
+	endpoint endpoint.Endpoint // nil while there is none
+	problem  string            // why there is none
+	losses   []channel.Loss    // the latest, by this process
+	looked   bool              // the backend has settled
+	placed   bool              // an endpoint was opened, or there is a problem
 
 	clients atomic.Int32
 }
@@ -50,7 +53,7 @@ func newDevice(d *Daemon, dir string, dom xen.DomID, devid int) *device {
 	return &device{
 		daemon: d, dir: dir, dom: dom, devid: devid,
 		frontend: fmt.Sprintf("/local/domain/%v/device/console/%d", dom, devid),
-		log:      d.Log.With("domid", dom, "devid", devid),
+		log:      limited(d.Log).With("domid", dom, "devid", devid),
 		poke:     make(chan struct{}, 1),
 		settled:  make(chan struct{}),
 		attached: make(chan struct{}),
@@ -183,6 +186,7 @@ func (d *device) serve(ctx context.Context) error {
 	clients, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { d.serveEndpoint(clients) })
+	wg.Go(func() { d.tellLosses(clients.Done()) })
 	err = backend.Run(ctx)
 	if errors.Is(err, console.ErrReplaced) {
 		d.look() // for the device that follows
@@ -242,7 +246,7 @@ func (d *device) serveEndpoint(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		d.setProblem(err)
+		d.setEndpoint(nil, err)
 		d.log.Error("no endpoint yet", "error", err, "again_in", wait)
 		select {
 		case <-time.After(wait):
@@ -260,7 +264,7 @@ func (d *device) serveOnce(ctx context.Context) error {
 		return err
 	}
 	defer d.closeEndpoint(ep)
-	d.setProblem(nil)
+	d.setEndpoint(ep, nil)
 	d.log.Info("serving", "connection", d.spec.Connection, "path", ep.Path())
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -271,9 +275,10 @@ func (d *device) serveOnce(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (d *device) setProblem(err error) {
+// setEndpoint shows where clients connect, or why they cannot.
+func (d *device) setEndpoint(ep endpoint.Endpoint, err error) {
 	d.mu.Lock()
-	d.problem = ""
+	d.endpoint, d.problem = ep, ""
 	if err != nil {
 		d.problem = err.Error()
 	}
@@ -309,6 +314,7 @@ func (d *device) keepTTY(ctx context.Context, path string) {
 
 // status is a device's row, if it is one of ours.
 func (d *device) status() (Status, bool) {
+	waiting := d.waiting()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !d.serving {
@@ -325,9 +331,10 @@ func (d *device) status() (Status, bool) {
 	pos := d.spool.Positions()
 	return Status{
 		DomID: uint16(d.dom), DevID: d.devid, Guest: guest,
-		Clients:     int(d.clients.Load()),
+		Clients: int(d.clients.Load()), Waiting: waiting,
 		GuestToHost: uint64(pos.End), HostToGuest: uint64(sent),
 		Spooled: uint64(pos.Spooled), Dropped: uint64(pos.Dropped),
+		Losses:  append([]channel.Loss{}, d.losses...),
 		Problem: d.problem,
 	}, true
 }

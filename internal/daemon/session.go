@@ -68,10 +68,7 @@ func (s *server) run(ctx context.Context) {
 
 // serve returns when the client has left; what it sent may still be on its way.
 func (s *server) serve(ctx context.Context, client endpoint.Client, wg *sync.WaitGroup) {
-	s.dev.clients.Add(1)
-	defer s.dev.clients.Add(-1)
-	s.dev.log.Debug("client connected")
-	defer s.dev.log.Debug("client left")
+	defer s.dev.clientCame(client)()
 	here, left := context.WithCancel(ctx)
 	defer left()
 	turn, received := s.before, make(chan struct{})

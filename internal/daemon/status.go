@@ -29,8 +29,19 @@ type Status struct {
 	HostToGuest uint64             `json:"host_to_guest_bytes"`
 	Spooled     uint64             `json:"spooled_bytes"`
 	Dropped     uint64             `json:"dropped_bytes"`
+	// Waiting is how many clients wait for their turn, where that is known.
+	Waiting *int `json:"waiting_clients"`
+	// Losses are the latest, since this daemon was started.
+	Losses []channel.Loss `json:"losses"`
 	// Problem says why clients cannot connect, if they cannot.
 	Problem string `json:"problem,omitempty"`
+}
+
+// Fill adds to a channel's row what only the daemon knows.
+func (s Status) Fill(row *channel.Info) {
+	row.Guest, row.Clients, row.WaitingClients = s.Guest, &s.Clients, s.Waiting
+	row.GuestToHost, row.HostToGuest, row.Spooled, row.Dropped = &s.GuestToHost, &s.HostToGuest, &s.Spooled, &s.Dropped
+	row.Losses = s.Losses
 }
 
 // maxStatus bounds what a client of the status socket reads, in bytes.
@@ -74,7 +85,12 @@ func (d *Daemon) serveStatus(ctx context.Context, l net.Listener) error {
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(d.status())
 	})
-	s := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
+	mux.HandleFunc("GET /v1/events", d.serveEvents)
+	s := &http.Server{
+		Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	defer d.events.close()
 	stop := context.AfterFunc(ctx, func() { s.Close() })
 	defer stop()
 	if err := s.Serve(l); ctx.Err() == nil {
@@ -96,26 +112,46 @@ func (d *Daemon) status() []Status {
 	return rows
 }
 
-// Query asks the daemon of a run directory for the state of its channels.
-func Query(ctx context.Context, runDir string) ([]Status, error) {
-	transport := &http.Transport{
+// client talks to the daemon of a run directory.
+func client(runDir string) *http.Client {
+	return &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var dialer net.Dialer
 			return dialer.DialContext(ctx, "unix", statusPath(runDir))
 		},
-	}
-	defer transport.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://daemon/v1/channels", nil)
+	}}
+}
+
+// get asks for a path. The caller closes the body.
+func get(ctx context.Context, c *http.Client, runDir, path string) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://daemon"+path, nil)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := (&http.Client{Transport: transport, Timeout: 5 * time.Second}).Do(req)
+	resp, err := c.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("no daemon answers at %s: %w", statusPath(runDir), err)
 	}
-	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		resp.Body.Close()
+		return nil, fmt.Errorf("the daemon at %s refuses %s: %s", statusPath(runDir), path, resp.Status)
+	}
+	return resp.Body, nil
+}
+
+// Query asks the daemon of a run directory for the state of its channels.
+func Query(ctx context.Context, runDir string) ([]Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	c := client(runDir)
+	defer c.CloseIdleConnections()
+	body, err := get(ctx, c, runDir, "/v1/channels")
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
 	var rows []Status
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxStatus)).Decode(&rows); err != nil {
+	if err := json.NewDecoder(io.LimitReader(body, maxStatus)).Decode(&rows); err != nil {
 		return nil, fmt.Errorf("the daemon's answer: %w", err)
 	}
 	return rows, nil
