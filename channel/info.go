@@ -82,7 +82,8 @@ type Info struct {
 	// DeclaredIn is the name of the drop-in file, when Origin is declared.
 	DeclaredIn string `json:"declared_in"`
 	// WaitingClients is how many programs on the host are connected but wait
-	// for their turn, as one is served at a time.
+	// for their turn, as one is served at a time. A daemon that may not ask the
+	// kernel for their number says 1 for at least one.
 	WaitingClients *int `json:"waiting_clients"`
 	// Losses are the latest stretches of Dropped, those since the daemon was
 	// started last.

@@ -18,7 +18,9 @@ const (
 )
 
 // Backlog is how many connections wait at a listening unix socket to be accepted.
-// Only sock_diag(7) says that of a unix socket: FIONREAD does not.
+// Only sock_diag(7) counts them, and not for a process without netlink sockets, or
+// that has the listener from another network namespace: then it is 1 for at least
+// one.
 func Backlog(listener syscall.RawConn) (int, error) {
 	if r, err := PollNow(listener); err != nil || !r.In {
 		return 0, err
@@ -32,12 +34,19 @@ func Backlog(listener syscall.RawConn) (int, error) {
 	}); err != nil {
 		return 0, err
 	}
+	if n, err := countBacklog(uint32(ino)); err == nil {
+		return n, nil
+	}
+	return 1, nil
+}
+
+func countBacklog(ino uint32) (int, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
 		return 0, os.NewSyscallError("socket", err)
 	}
 	defer unix.Close(fd)
-	if err := unix.Sendto(fd, diagRequest(uint32(ino)), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	if err := unix.Sendto(fd, diagRequest(ino), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return 0, os.NewSyscallError("sendto", err)
 	}
 	// The kernel has answered before sendto returns.

@@ -38,6 +38,9 @@ func TestBacklog(t *testing.T) {
 	}
 	defer c.Close()
 	expect(2)
+	if n, err := countBacklog(1); err == nil {
+		t.Errorf("of a socket that is not there: %d", n)
+	}
 	l.Close()
 	if n, err := Backlog(rc); err == nil {
 		t.Errorf("of a closed listener: %d", n)
