@@ -24,7 +24,7 @@ const module = "github.com/xenchan/xenchan"
 // lower tiers, so that dependencies point one way. A new package is added here,
 // where it belongs.
 var tiers = [][]string{
-	{"ring", "xen", "xenstore/wire", "channel", "spool", "xenbus", "internal/sys"},
+	{"ring", "xen", "xenstore/wire", "channel", "spool", "xenbus", "agent/qga", "internal/sys"},
 	{"channel/domcfg"},
 	{"channel/xlcfg", "channel/declared", "xenstore", "xenstore/storeserver", "xenstore/storetest", "xen/xentest", "endpoint"},
 	{"endpoint/unixsock", "endpoint/pty", "endpoint/endpointtest", "xen/xendev", "xen/xensim"},
@@ -40,7 +40,7 @@ var tiers = [][]string{
 var apart = []string{"internal/archtest", "internal/e2e", "internal/rig", "packaging"}
 
 // alone import nothing of ours: they can be understood, and used, by themselves.
-var alone = []string{"ring", "xen", "xenstore/wire", "channel", "spool", "xenbus"}
+var alone = []string{"ring", "xen", "xenstore/wire", "channel", "spool", "xenbus", "agent/qga"}
 
 // never says what a package must not depend on, even through others, and why.
 var never = []struct{ pkg, on, why string }{
