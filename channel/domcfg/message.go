@@ -17,6 +17,8 @@ type Located struct {
 	channel.Spec
 	File      string
 	Line, Col int
+	// NameAt and PathAt are where its name and its path stand, if it has them.
+	NameAt, PathAt Place
 }
 
 // Message is a place in a file and what there is to say about it.
@@ -114,4 +116,28 @@ type Warning struct {
 	// Note is true for what concerns some versions of xl only and is no fault
 	// of the file.
 	Note bool
+}
+
+// TooLarge is the error for a file of n bytes, more than most.
+func TooLarge(file string, n, most int) error {
+	return Errors{{Message: Message{
+		File: file, Line: 1, Col: 1,
+		What: fmt.Sprintf("file of %d bytes", n),
+		Why:  fmt.Sprintf("a domain configuration has at most %d", most),
+		Fix:  "check that this is the right file",
+	}}}
+}
+
+// IsUUID says that s is a uuid as xl and libvirt print one, in either case.
+func IsUUID(s string) bool {
+	if len(s) != 36 {
+		return false
+	}
+	for i := range len(s) {
+		dash := i == 8 || i == 13 || i == 18 || i == 23
+		if dash != (s[i] == '-') || !dash && !strings.ContainsRune("0123456789abcdefABCDEF", rune(s[i])) {
+			return false
+		}
+	}
+	return true
 }

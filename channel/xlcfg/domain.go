@@ -3,6 +3,8 @@ package xlcfg
 import (
 	"fmt"
 	"strings"
+
+	"github.com/xenchan/xenchan/channel/domcfg"
 )
 
 // scalar is the text of a parameter that is a string or a number.
@@ -35,21 +37,8 @@ func (f *File) DomainUUID() (string, error) {
 	if err != nil || !ok {
 		return "", err
 	}
-	if !isUUID(v.Text) {
+	if !domcfg.IsUUID(v.Text) {
 		return "", &Error{Message: f.message(v.Line, v.Col, "uuid", fmt.Sprintf("%q is not a uuid", v.Text), "it has groups of 8, 4, 4, 4 and 12 hexadecimal digits", "make one with uuidgen, or leave uuid away")}
 	}
 	return strings.ToLower(v.Text), nil
-}
-
-func isUUID(s string) bool {
-	if len(s) != 36 {
-		return false
-	}
-	for i := range len(s) {
-		dash := i == 8 || i == 13 || i == 18 || i == 23
-		if dash != (s[i] == '-') || !dash && !strings.ContainsRune("0123456789abcdefABCDEF", rune(s[i])) {
-			return false
-		}
-	}
-	return true
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/xenchan/xenchan/channel/domcfg"
 )
 
 // maxErrors bounds a report, of errors and of warnings each: a file that is no configuration at all would give
@@ -17,21 +19,15 @@ const tooMany = "too many errors"
 // reported at once, at most one a line: the error is [Errors] and the *File nil.
 func Parse(file string, src []byte) (*File, error) {
 	if len(src) > MaxFileSize {
-		return nil, Errors{{Message: Message{
-			File: file, Line: 1, Col: 1,
-			What: fmt.Sprintf("file of %d bytes", len(src)),
-			Why:  fmt.Sprintf("a domain configuration has at most %d", MaxFileSize),
-			Fix:  "check that this is the right file",
-		}}}
+		return nil, domcfg.TooLarge(file, len(src), MaxFileSize)
 	}
-	f := newFile(file, string(src))
+	f := &File{Name: file, src: domcfg.NewSource(file, string(src))}
 	p := &parser{file: f, failed: map[int]bool{}, kinds: map[string]Kind{}}
-	p.lex = lexer{src: f.src, line: 1, report: p.report, warn: p.warn}
+	p.lex = lexer{src: f.src.Text, line: 1, report: p.report, warn: p.warn}
 	p.advance()
 	p.statements()
-	if nul := strings.IndexByte(f.src, 0); nul >= 0 && len(p.errs) > 1 {
-		line := strings.Count(f.src[:nul], "\n") + 1
-		return nil, Errors{{Message: f.message(line, nul-f.lines[line-1]+1, "", "NUL byte", "this is no text file, or text in UTF-16", "check that this is the right file")}}
+	if nul := strings.IndexByte(f.src.Text, 0); nul >= 0 && len(p.errs) > 1 {
+		return nil, Errors{{Message: f.src.Message(f.src.Place(nul), "", "NUL byte", "this is no text file, or text in UTF-16", "check that this is the right file")}}
 	}
 	if len(p.errs) > 0 {
 		slices.SortStableFunc(p.errs, func(a, b *Error) int {

@@ -137,24 +137,12 @@ type File struct {
 	// Warnings are what xl reads in another way than the file looks.
 	Warnings []Warning
 
-	src   string
-	lines []int // offset in src of the first byte of each line
-}
-
-func newFile(name, src string) *File {
-	f := &File{Name: name, src: src, lines: []int{0}}
-	for i := range len(src) {
-		if src[i] == '\n' {
-			f.lines = append(f.lines, i+1)
-		}
-	}
-	return f
+	src *domcfg.Source
 }
 
 // message makes a Message about f.
 func (f *File) message(line, col int, key, what, why, fix string) Message {
-	source, _, _ := strings.Cut(f.src[f.lines[line-1]:], "\n")
-	return Message{File: f.Name, Line: line, Col: col, Key: key, What: what, Why: why, Fix: fix, Text: source}
+	return f.src.Message(domcfg.Place{Line: line, Col: col}, key, what, why, fix)
 }
 
 // Get is the value that key has at the end of the file: the last = wins, and
