@@ -77,6 +77,10 @@ type Spec struct {
 	Mode fs.FileMode
 	// Owner and Group of the socket, each a name or a number; empty means ours.
 	Owner, Group string
+	// Allow, unless empty, says who alone may connect to the socket: users and,
+	// with an @ before them, groups, each a name or a number, with ':' between,
+	// which no account's name contains. Root is not among them unless named.
+	Allow string
 	// Spool is the size of the spool in bytes; 0 means [DefaultSpool].
 	Spool int64
 	// Overflow is what a full spool does; empty means [DropOldest].
@@ -111,6 +115,7 @@ func (s Spec) String() string {
 	add("mode", formatMode(s.Mode))
 	add("owner", s.Owner)
 	add("group", s.Group)
+	add("allow", s.Allow)
 	add("spool", formatSize(s.Spool))
 	add("overflow", string(s.Overflow))
 	return strings.Join(parts, ",")
@@ -145,17 +150,18 @@ type specJSON struct {
 	Mode       string     `json:"mode"`
 	Owner      string     `json:"owner"`
 	Group      string     `json:"group"`
+	Allow      string     `json:"allow"`
 	Spool      int64      `json:"spool"`
 	Overflow   Overflow   `json:"overflow"`
 }
 
 // MarshalJSON writes the keys name, connection, path, backend, mode, owner,
-// group, spool, overflow, all of them always. Mode is an octal string like
+// group, allow, spool, overflow, all of them always. Mode is an octal string like
 // "0660", spool a number of bytes; what is not set is "" or 0.
 func (s Spec) MarshalJSON() ([]byte, error) {
 	return json.Marshal(specJSON{
 		Name: s.Name, Connection: s.Connection, Path: s.Path, Backend: s.Backend,
-		Mode: formatMode(s.Mode), Owner: s.Owner, Group: s.Group, Spool: s.Spool, Overflow: s.Overflow,
+		Mode: formatMode(s.Mode), Owner: s.Owner, Group: s.Group, Allow: s.Allow, Spool: s.Spool, Overflow: s.Overflow,
 	})
 }
 
@@ -175,7 +181,7 @@ func (s *Spec) UnmarshalJSON(b []byte) error {
 	}
 	*s = Spec{
 		Name: j.Name, Connection: j.Connection, Path: j.Path, Backend: j.Backend,
-		Mode: mode, Owner: j.Owner, Group: j.Group, Spool: j.Spool, Overflow: j.Overflow,
+		Mode: mode, Owner: j.Owner, Group: j.Group, Allow: j.Allow, Spool: j.Spool, Overflow: j.Overflow,
 	}
 	return nil
 }

@@ -27,8 +27,8 @@ func TestParseSpec(t *testing.T) {
 		{"path=/run/a=b,name=a,connection=socket", Spec{Name: "a", Connection: Socket, Path: "/run/a=b"}},
 		{"name=a b,connection=pty,backend=driver dom", Spec{Name: "a b", Connection: PTY, Backend: "driver dom"}},
 		{
-			"name=a,connection=socket,mode=0660,owner=root,group=42,spool=4MiB,overflow=block,backend=3",
-			Spec{Name: "a", Connection: Socket, Backend: "3", Mode: 0o660, Owner: "root", Group: "42", Spool: 4 << 20, Overflow: Block},
+			"name=a,connection=socket,mode=0660,owner=root,group=42,allow=alice:1000:@adm:@4,spool=4MiB,overflow=block,backend=3",
+			Spec{Name: "a", Connection: Socket, Backend: "3", Mode: 0o660, Owner: "root", Group: "42", Allow: "alice:1000:@adm:@4", Spool: 4 << 20, Overflow: Block},
 		},
 		{"name=a,connection=pty,mode=7", Spec{Name: "a", Connection: PTY, Mode: 7}},
 		{"name=a,connection=pty,spool=4096", Spec{Name: "a", Connection: PTY, Spool: MinSpool}},
@@ -107,6 +107,12 @@ func TestParseSpec_errors(t *testing.T) {
 		{"name=a,connection=pty,mode=000", 22, "mode", "every client"},
 		{"name=a,connection=pty,owner=a:b", 22, "owner", "account"},
 		{"name=a,connection=pty,group=-x", 22, "group", "account"},
+		{"name=a,connection=socket,allow=alice::bob", 25, "allow", "nobody in one place"},
+		{"name=a,connection=socket,allow=@", 25, "allow", "allow=alice:@adm"},
+		{"name=a,connection=socket,allow=a b", 25, "allow", "account"},
+		{"name=a,connection=socket,allow=@@a/", 25, "allow", "account"},
+		{"name=a,connection=socket,allow=" + strings.Repeat("a:", 513) + "a", 25, "allow", "allow a group"},
+		{"name=a,connection=pty,allow=alice", -1, "allow", "who opens a terminal"},
 		{"name=a,connection=pty,spool=0", 22, "spool", "leave spool away"},
 		{"name=a,connection=pty,spool=4095", 22, "spool", "4KiB to"},
 		{"name=a,connection=pty,spool=1025M", 22, "spool", "4KiB to"},
@@ -150,14 +156,20 @@ func text(label string, limit int) *rapid.Generator[string] {
 func specs() *rapid.Generator[Spec] {
 	return rapid.Custom(func(t *rapid.T) Spec {
 		account := rapid.OneOf(rapid.Just(""), rapid.StringMatching(`[a-z0-9_][a-z0-9_=.-]{0,20}`))
+		connection := rapid.SampledFrom([]Connection{PTY, Socket}).Draw(t, "connection")
+		allow := ""
+		if connection == Socket {
+			allow = rapid.OneOf(rapid.Just(""), rapid.StringMatching(`@?[a-z0-9_]{1,9}(:@?[a-z0-9_][a-z0-9@_.-]{0,9}){0,5}`)).Draw(t, "allow")
+		}
 		return Spec{
 			Name:       text("name", MaxNameLen).Draw(t, "name"),
-			Connection: rapid.SampledFrom([]Connection{PTY, Socket}).Draw(t, "connection"),
+			Connection: connection,
 			Path:       rapid.OneOf(rapid.Just(""), rapid.StringMatching(`(/[a-z=][a-z .=]{0,8}[a-z=]){1,9}`)).Draw(t, "path"),
 			Backend:    rapid.OneOf(rapid.Just(""), text("backend", 200)).Draw(t, "backend"),
 			Mode:       fs.FileMode(rapid.Uint32Range(0, 0o777).Draw(t, "mode")),
 			Owner:      account.Draw(t, "owner"),
 			Group:      account.Draw(t, "group"),
+			Allow:      allow,
 			Spool:      rapid.OneOf(rapid.Just(int64(0)), rapid.Int64Range(MinSpool, MaxSpool), rapid.Map(rapid.Int64Range(1, 1024), func(m int64) int64 { return m << 20 })).Draw(t, "spool"),
 			Overflow:   rapid.SampledFrom([]Overflow{"", DropOldest, Block}).Draw(t, "overflow"),
 		}
@@ -210,12 +222,12 @@ func TestValidate_acceptsOnlyWhatStringCarries(t *testing.T) {
 }
 
 func TestValidate_joinsAll(t *testing.T) {
-	s := Spec{Path: "a,b", Backend: " x", Mode: fs.ModeSocket | 0o600, Owner: "a b", Group: ",", Spool: 1, Overflow: "never"}
+	s := Spec{Path: "a,b", Backend: " x", Mode: fs.ModeSocket | 0o600, Owner: "a b", Group: ",", Allow: ":", Spool: 1, Overflow: "never"}
 	var keys []string
 	for _, p := range problems(t, s.Validate()) {
 		keys = append(keys, p.Key)
 	}
-	want := []string{"name", "connection", "path", "backend", "mode", "owner", "group", "spool", "overflow"}
+	want := []string{"name", "connection", "path", "backend", "mode", "owner", "group", "allow", "spool", "overflow"}
 	if !cmp.Equal(keys, want) {
 		t.Errorf("problems with %v, want %v", keys, want)
 	}

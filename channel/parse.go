@@ -33,7 +33,7 @@ func (e *SpecError) Error() string {
 }
 
 // keys in the order in which messages list them: xl's, then ours.
-var keys = []string{"name", "connection", "path", "backend", "mode", "owner", "group", "spool", "overflow"}
+var keys = []string{"name", "connection", "path", "backend", "mode", "owner", "group", "allow", "spool", "overflow"}
 
 // Keys lists the keys of a specification string: the four of xl, then ours.
 func Keys() []string { return slices.Clone(keys) }
@@ -108,6 +108,9 @@ func ParseSpec(s string) (Spec, error) {
 			errs = append(errs, missing(key))
 		}
 	}
+	if bad := spec.Conflict(); bad != nil && len(errs) == 0 {
+		errs = append(errs, bad)
+	}
 	switch len(errs) {
 	case 0:
 		return spec, nil
@@ -158,6 +161,8 @@ func (s *Spec) set(key, value string) *SpecError {
 		next.Owner, bad = value, checkAccount("owner", value)
 	case "group":
 		next.Group, bad = value, checkAccount("group", value)
+	case "allow":
+		next.Allow, bad = value, checkAllow(value)
 	case "spool":
 		next.Spool, bad = parseSize(value)
 	case "overflow":

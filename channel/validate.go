@@ -12,9 +12,11 @@ import (
 
 // maxAccountLen and maxBackendLen bound what has no limit of its own in the
 // facts: login names have 256 with the NUL, and domain names less in practice.
+// maxAllowLen leaves room for some dozens of accounts in a node of xenstore.
 const (
 	maxAccountLen = 255
 	maxBackendLen = 255
+	maxAllowLen   = 1024
 )
 
 func problem(key, hint, format string, args ...any) *SpecError {
@@ -53,6 +55,10 @@ func (s Spec) Validate() error {
 	if s.Group != "" {
 		check(checkAccount("group", s.Group))
 	}
+	if s.Allow != "" {
+		check(checkAllow(s.Allow))
+	}
+	check(s.Conflict())
 	if s.Spool != 0 {
 		check(checkSpool(s.Spool))
 	}
@@ -60,6 +66,14 @@ func (s Spec) Validate() error {
 		check(checkOverflow(string(s.Overflow)))
 	}
 	return errors.Join(errs...)
+}
+
+// Conflict says which fields cannot be together, or nil.
+func (s Spec) Conflict() *SpecError {
+	if s.Allow != "" && s.Connection == PTY {
+		return problem("allow", "use connection=socket, or give the terminal an owner, a group and a mode", "allow cannot be kept with connection=pty: nobody can tell who opens a terminal")
+	}
+	return nil
 }
 
 // Warnings lists what is allowed and still likely to surprise, with Offset -1.
@@ -191,6 +205,22 @@ func checkAccount(key, v string) *SpecError {
 	}
 	if v[0] == '-' || strings.ContainsAny(v, " :/") {
 		return problem(key, "give a name or a number", "%s %q cannot be a name in the account database", key, v)
+	}
+	return nil
+}
+
+func checkAllow(v string) *SpecError {
+	if len(v) > maxAllowLen {
+		return problem("allow", "allow a group", "allow of %d bytes: at most %d are allowed", len(v), maxAllowLen)
+	}
+	for who := range strings.SplitSeq(v, ":") {
+		account := strings.TrimPrefix(who, "@")
+		if account == "" {
+			return problem("allow", "give users and @groups with ':' between, for example allow=alice:@adm", "allow %q names nobody in one place", v)
+		}
+		if bad := checkAccount("allow", account); bad != nil {
+			return bad
+		}
 	}
 	return nil
 }

@@ -22,6 +22,7 @@ func ours(spec channel.Spec) []string {
 	}
 	add("owner", spec.Owner)
 	add("group", spec.Group)
+	add("allow", spec.Allow)
 	if spec.Spool != 0 {
 		add("spool", strconv.FormatInt(spec.Spool, 10))
 	}
@@ -39,6 +40,7 @@ func ReadSpec(v *xenstore.Values, dir string) (channel.Spec, error) {
 		Path:       v.Get(dir + "/path"),
 		Owner:      v.Get(dir + "/owner"),
 		Group:      v.Get(dir + "/group"),
+		Allow:      v.Get(dir + "/allow"),
 		Overflow:   channel.Overflow(v.Get(dir + "/overflow")),
 	}
 	if mode, ok := v.Lookup(dir + "/mode"); ok {

@@ -144,6 +144,9 @@ func (c *collector) item(v Value) {
 		}
 		c.Unserve(at, "name", "the channel has no name", "nobody could find it, and libxl refuses the domain", "add name=NAME, for example name=org.example.agent.0")
 	}
+	if bad := spec.Conflict(); bad != nil && c.Failed() == faults {
+		c.Unserve(seen[bad.Key], bad.Key, bad.Msg, "", bad.Hint)
+	}
 	if c.Failed() == faults { // a field that failed is not set, which would mislead
 		c.advise(spec, start, seen)
 	}

@@ -21,9 +21,11 @@ const specHelp = `SPEC is the string of xl.cfg's channel list: KEY=VALUE pairs w
   connection  what the host end is: socket or pty (required)
   path        the socket's path (default: /run/xenchan/DOMAIN/NAME.sock)
   backend     the domain that serves it (default: this host's control domain)
-  mode        permission bits of the socket (default 0600)
+  mode        permission bits of the socket (default 0600, with allow 0666)
   owner       owner of the socket, a name or a number
   group       group of the socket, a name or a number
+  allow       who alone may connect to the socket: users and @groups with ':'
+              between, as alice:1000:@adm; root too only when named
   spool       how much is kept for a client that is not there (default 1MiB)
   overflow    what a full spool does: drop-oldest, or block, which makes a guest
               that goes on writing stand still (default drop-oldest)`

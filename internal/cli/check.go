@@ -107,7 +107,7 @@ func (a *app) printSpecs(channels []xlcfg.Located) error {
 	wide := a.output == "wide"
 	fmt.Fprint(w, "NAME\tCONNECTION\tPATH\tBACKEND")
 	if wide {
-		fmt.Fprint(w, "\tMODE\tOWNER\tGROUP\tSPOOL\tOVERFLOW")
+		fmt.Fprint(w, "\tMODE\tOWNER\tGROUP\tALLOW\tSPOOL\tOVERFLOW")
 	}
 	fmt.Fprintln(w)
 	for _, c := range channels {
@@ -120,7 +120,7 @@ func (a *app) printSpecs(channels []xlcfg.Located) error {
 			if c.Spool != 0 {
 				spool = strconv.FormatInt(c.Spool, 10)
 			}
-			fmt.Fprintf(w, "\t%s\t%s\t%s\t%s\t%s", cell(mode), cell(c.Owner), cell(c.Group), cell(spool), cell(string(c.Overflow)))
+			fmt.Fprintf(w, "\t%s\t%s\t%s\t%s\t%s\t%s", cell(mode), cell(c.Owner), cell(c.Group), cell(c.Allow), cell(spool), cell(string(c.Overflow)))
 		}
 		fmt.Fprintln(w)
 	}
