@@ -334,7 +334,7 @@ func TestInfo_jsonKeysInOrder(t *testing.T) {
 
 func TestSpec_json(t *testing.T) {
 	b, err := json.Marshal(Spec{Name: "a", Connection: Socket, Mode: 0o660})
-	const want = `{"name":"a","connection":"socket","path":"","backend":"","mode":"0660","owner":"","group":"","spool":0,"overflow":""}`
+	const want = `{"name":"a","connection":"socket","path":"","backend":"","mode":"0660","owner":"","group":"","allow":"","spool":0,"overflow":""}`
 	if err != nil || string(b) != want {
 		t.Errorf("%s, %v; want %s", b, err, want)
 	}

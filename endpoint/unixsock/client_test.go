@@ -6,8 +6,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"syscall"
 	"testing"
 
+	"github.com/xenchan/xenchan/endpoint"
 	"github.com/xenchan/xenchan/endpoint/unixsock"
 )
 
@@ -37,10 +40,71 @@ func TestClient_peerCred(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer host.Close()
-	pid, uid, gid, err := host.(*unixsock.Client).PeerCred()
-	if int(pid) != os.Getpid() || int(uid) != os.Getuid() || int(gid) != os.Getgid() || err != nil {
-		t.Errorf("%d, %d, %d, %v", pid, uid, gid, err)
+	p := host.(*unixsock.Client).Peer()
+	if int(p.PID) != os.Getpid() || int(p.UID) != os.Getuid() || int(p.GID) != os.Getgid() {
+		t.Errorf("%+v", p)
 	}
+}
+
+// TestAdmit_seesTheKernelsWord: a client of another user, with more groups than
+// one look has room for, and one that is turned down, which gets no byte.
+func TestAdmit_seesTheKernelsWord(t *testing.T) {
+	if _, err := exec.LookPath("socat"); err != nil {
+		t.Fatalf("this test needs socat: apt-get install socat (%v)", err)
+	}
+	var groups []uint32
+	for g := range uint32(100) {
+		groups = append(groups, 70000+g)
+	}
+	seen := make(chan unixsock.Peer, 2)
+	e := listen(t, unixsock.Config{
+		Path: sharedDir(t) + "/a.sock", Mode: 0o666,
+		Admit: func(p unixsock.Peer) bool { seen <- p; return p.UID != 4321 },
+	})
+	turnedDown := exec.Command("socat", "-u", "UNIX-CONNECT:"+e.Path(), "-")
+	turnedDown.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 4321, Gid: 8765, Groups: groups}}
+	var got bytes.Buffer
+	turnedDown.Stdout = &got
+	if err := turnedDown.Start(); err != nil {
+		t.Fatal(err)
+	}
+	accepted := make(chan endpoint.Client)
+	go func() {
+		c, err := e.Accept(t.Context())
+		if err != nil {
+			t.Error(err)
+			close(accepted)
+			return
+		}
+		io.WriteString(c, "welcome")
+		accepted <- c
+	}()
+	if p := <-seen; p.UID != 4321 || p.GID != 8765 || !slices.Equal(p.Groups, groups) || int(p.PID) != turnedDown.Process.Pid {
+		t.Errorf("the first client is %+v", p)
+	}
+	if err := turnedDown.Wait(); err != nil || got.Len() != 0 {
+		t.Errorf("the client that was turned down got %q, %v", got.Bytes(), err)
+	}
+	c := dial(t, e.Path())
+	expect(t, c, "welcome")
+	if p := <-seen; int(p.UID) != os.Getuid() {
+		t.Errorf("the second client is %+v", p)
+	}
+	(<-accepted).Close()
+}
+
+// sharedDir is a directory that every user can reach.
+func sharedDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "unixsock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // TestSocat_bothWays: socat sends 4 MiB, half-closes, and takes as much; then

@@ -28,6 +28,9 @@ type Config struct {
 	Mode fs.FileMode
 	// UID and GID, unless nil, become the socket's owner and group.
 	UID, GID *int
+	// Admit, unless nil, is asked about each client as it is accepted. One that
+	// it turns down is closed, and nothing was read from it or written to it.
+	Admit func(Peer) bool
 	// RunDir, unless empty, is a directory below which missing directories on
 	// the way to Path are made, RunDir included. Elsewhere, and with a Path
 	// that is not below RunDir, the directory must exist.
@@ -171,7 +174,7 @@ func listenIn(private, dir *sys.Dir, name string, cfg Config) (*Endpoint, error)
 		return nil, err
 	}
 	ln.SetUnlinkOnClose(false) // it would remove what has that name then
-	e := &Endpoint{path: cfg.Path, ln: ln}
+	e := &Endpoint{path: cfg.Path, ln: ln, admit: cfg.Admit}
 	if err := e.publish(private, bound, dir, name, cfg); err != nil {
 		_ = ln.Close()
 		// Fails if what was moved out of the way could not be moved back; it

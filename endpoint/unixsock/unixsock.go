@@ -25,21 +25,45 @@ type Endpoint struct {
 	ln   *net.UnixListener
 	id   sys.FileID // of the socket in the file system
 
+	admit func(Peer) bool // nil: everybody
+
 	closeOnce sync.Once
 	closeErr  error
 }
 
 var _ endpoint.Endpoint = (*Endpoint)(nil)
 
+// Peer is who made a connection.
+type Peer = sys.Cred
+
 var past = time.Unix(1, 0)
 
 // Path is the socket's path as it was configured.
 func (e *Endpoint) Path() string { return e.path }
 
-// Accept returns a [*Client]: the one that has waited longest. A client that
+// Accept returns a [*Client]: the one that has waited longest and may come in. A client that
 // has left while it waited is returned too, as it may have sent bytes. An error
 // such as EMFILE passes, and the client still waits.
 func (e *Endpoint) Accept(ctx context.Context) (endpoint.Client, error) {
+	for {
+		conn, err := e.accept(ctx)
+		if err != nil {
+			return nil, err
+		}
+		peer, credErr := sys.PeerCred(conn)
+		rc, err := conn.SyscallConn()
+		if err := errors.Join(credErr, err); err != nil {
+			_ = conn.Close()
+			return nil, e.acceptError(err)
+		}
+		if e.admit == nil || e.admit(peer) {
+			return &Client{path: e.path, conn: conn, rc: rc, peer: peer}, nil
+		}
+		_ = conn.Close()
+	}
+}
+
+func (e *Endpoint) accept(ctx context.Context) (*net.UnixConn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -61,12 +85,7 @@ func (e *Endpoint) Accept(ctx context.Context) (endpoint.Client, error) {
 		}
 		return nil, e.acceptError(err)
 	}
-	rc, err := conn.SyscallConn()
-	if err != nil {
-		_ = conn.Close()
-		return nil, e.acceptError(err)
-	}
-	return &Client{path: e.path, conn: conn, rc: rc}, nil
+	return conn, nil
 }
 
 // Waiting is how many clients have connected and are not accepted yet.
@@ -122,6 +141,7 @@ type Client struct {
 	path string
 	conn *net.UnixConn
 	rc   syscall.RawConn
+	peer Peer
 }
 
 // Read returns io.EOF when the client has finished sending or has left. It
@@ -169,15 +189,8 @@ func (c *Client) WaitGone() {
 	_ = sys.WaitHangup(c.rc) // an error: closed by us
 }
 
-// PeerCred tells which process connected and as whom. The pid is 0 if that
-// process is in another pid namespace.
-func (c *Client) PeerCred() (pid int32, uid, gid uint32, err error) {
-	cred, err := sys.PeerCred(c.conn)
-	if err != nil {
-		return 0, 0, 0, c.error("credentials of", err)
-	}
-	return cred.PID, cred.UID, cred.GID, nil
-}
+// Peer is who connected.
+func (c *Client) Peer() Peer { return c.peer }
 
 func (c *Client) error(op string, err error) error {
 	return fmt.Errorf("unixsock: %s client of %s: %w", op, c.path, cause(err))

@@ -116,11 +116,11 @@ func (a *app) printRows(rows []toolstack.Channel) error {
 	}
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 	if a.output == "wide" {
-		fmt.Fprintln(w, "DOMAIN\tDOMID\tDEVID\tNAME\tCONNECTION\tSTATE\tFRONTEND\tGUEST\tCLIENTS\tTO-HOST\tTO-GUEST\tSPOOLED\tDROPPED\tORIGIN\tBACKEND\tPORT\tRING-REF\tPATH")
+		fmt.Fprintln(w, "DOMAIN\tDOMID\tDEVID\tNAME\tCONNECTION\tSTATE\tFRONTEND\tGUEST\tCLIENTS\tTO-HOST\tTO-GUEST\tSPOOLED\tDROPPED\tREFUSED\tORIGIN\tBACKEND\tPORT\tRING-REF\tPATH")
 		for _, r := range rows {
-			fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n",
+			fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n",
 				cell(r.Domain), r.DomID, r.DevID, cell(r.Name), cell(string(r.Connection)), stateWord(r.State), stateWord(r.FrontendState), r.Guest,
-				number(r.Clients), number(r.GuestToHost), number(r.HostToGuest), number(r.Spooled), number(r.Dropped),
+				number(r.Clients), number(r.GuestToHost), number(r.HostToGuest), number(r.Spooled), number(r.Dropped), number(r.Refused),
 				cell(string(r.Origin)), r.BackendDomID, number(r.Port), number(r.RingRef), place(r))
 		}
 		return w.Flush()

@@ -47,6 +47,7 @@ type device struct {
 	placed   bool              // an endpoint was opened, or there is a problem
 
 	clients atomic.Int32
+	refused atomic.Int64 // clients that "allow" does not name
 }
 
 func newDevice(d *Daemon, dir string, dom xen.DomID, devid int) *device {
@@ -261,7 +262,7 @@ func (d *device) serveEndpoint(ctx context.Context) {
 func (d *device) serveOnce(ctx context.Context) error {
 	ep, err := d.openEndpoint()
 	if err != nil {
-		return err
+		return d.explainRights(err)
 	}
 	defer d.closeEndpoint(ep)
 	d.setEndpoint(ep, nil)
@@ -335,6 +336,7 @@ func (d *device) status() (Status, bool) {
 		GuestToHost: uint64(pos.End), HostToGuest: uint64(sent),
 		Spooled: uint64(pos.Spooled), Dropped: uint64(pos.Dropped),
 		Losses:  append([]channel.Loss{}, d.losses...),
+		Refused: uint64(d.refused.Load()),
 		Problem: d.problem,
 	}, true
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -37,6 +38,8 @@ type rig struct {
 
 	domU  *xensim.Conn
 	guest *xenstore.Store
+
+	log *slog.Logger // of the daemon; may be nil
 }
 
 func newRig(t *testing.T) *rig {
@@ -113,7 +116,7 @@ func (r *rig) launch() (*server, <-chan struct{}) {
 	go func() {
 		defer close(s.ended)
 		s.err = daemon.Run(ctx, daemon.Config{
-			Store: s.store, Hypervisor: s.hv, RunDir: r.runDir(), Ready: func() { close(ready) },
+			Store: s.store, Hypervisor: s.hv, RunDir: r.runDir(), Ready: func() { close(ready) }, Log: r.log,
 		})
 	}()
 	s.stop = func() {

@@ -33,6 +33,8 @@ type Status struct {
 	Waiting *int `json:"waiting_clients"`
 	// Losses are the latest, since this daemon was started.
 	Losses []channel.Loss `json:"losses"`
+	// Refused counts clients that the channel's "allow" does not name.
+	Refused uint64 `json:"refused_clients"`
 	// Problem says why clients cannot connect, if they cannot.
 	Problem string `json:"problem,omitempty"`
 }
@@ -41,6 +43,7 @@ type Status struct {
 func (s Status) Fill(row *channel.Info) {
 	row.Guest, row.Clients, row.WaitingClients = s.Guest, &s.Clients, s.Waiting
 	row.GuestToHost, row.HostToGuest, row.Spooled, row.Dropped = &s.GuestToHost, &s.HostToGuest, &s.Spooled, &s.Dropped
+	row.Refused = &s.Refused
 	row.Losses = s.Losses
 }
 

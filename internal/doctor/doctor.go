@@ -232,6 +232,9 @@ func checkFlow(r *report, s daemon.Status) {
 	if s.Dropped > 0 {
 		r.add("bytes-dropped", Warning, "connect a client, or give the channel a larger spool", "%d bytes of the guest were lost, because no client took them in time", s.Dropped)
 	}
+	if s.Refused > 0 {
+		r.add("clients-refused", Warning, "see the daemon's log for who it was; to let them in, attach the channel with them in allow", "%d times a client was turned away that the channel's allow does not name", s.Refused)
+	}
 	switch {
 	case s.Clients == 0:
 		r.add("no-client", OK, "", "no program on this host is connected; %d bytes of the guest wait for one", s.Spooled)

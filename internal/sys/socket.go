@@ -14,11 +14,13 @@ import (
 // unix(7)).
 const MaxPassed = 253
 
-// Cred is who made the other end of a unix socket (SO_PEERCRED of unix(7)).
+// Cred is who made the other end of a unix socket, as it was at that moment
+// (SO_PEERCRED and SO_PEERGROUPS of unix(7)).
 type Cred struct {
-	PID int32
-	UID uint32
-	GID uint32
+	PID    int32 // 0 for a process that this one cannot see
+	UID    uint32
+	GID    uint32
+	Groups []uint32 // the supplementary ones
 }
 
 // PeerCred asks the kernel who connected.
@@ -27,17 +29,17 @@ func PeerCred(c *net.UnixConn) (Cred, error) {
 	if err != nil {
 		return Cred{}, err
 	}
-	var cred *unix.Ucred
-	var credErr error
-	if err := raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil {
-		return Cred{}, err
-	}
-	if credErr != nil {
-		return Cred{}, os.NewSyscallError("getsockopt", credErr)
-	}
-	return Cred{PID: cred.Pid, UID: cred.Uid, GID: cred.Gid}, nil
+	var cred Cred
+	err = control(raw, func(fd int) error {
+		u, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+		if err != nil {
+			return os.NewSyscallError("getsockopt", err)
+		}
+		cred = Cred{PID: u.Pid, UID: u.Uid, GID: u.Gid}
+		cred.Groups, err = peerGroups(fd)
+		return os.NewSyscallError("getsockopt", err)
+	})
+	return cred, err
 }
 
 // Socketpair makes two connected unix stream sockets: one for this process, one
