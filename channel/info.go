@@ -77,8 +77,6 @@ type Info struct {
 	HostToGuest *uint64 `json:"host_to_guest_bytes"`
 	Spooled     *uint64 `json:"spooled_bytes"`
 	Dropped     *uint64 `json:"dropped_bytes"`
-	// Refused counts clients that the channel's "allow" does not name.
-	Refused *uint64 `json:"refused_clients"`
 	// Origin says who made the channel.
 	Origin Origin `json:"origin"`
 	// DeclaredIn is the name of the drop-in file, when Origin is declared.
@@ -90,4 +88,6 @@ type Info struct {
 	// Losses are the latest stretches of Dropped, those since the daemon was
 	// started last.
 	Losses []Loss `json:"losses"`
+	// Refused counts clients that the channel's "allow" does not name.
+	Refused *uint64 `json:"refused_clients"`
 }
