@@ -17,8 +17,8 @@ const (
 	// pollEvery is how often guests and waiting clients are looked at while
 	// somebody subscribes: neither says anything by itself.
 	pollEvery = 200 * time.Millisecond
-	// lossPause bounds how often one channel's losses are told; what is lost
-	// meanwhile is told with the next.
+	// lossPause is how long further losses of a channel are gathered before they
+	// are told.
 	lossPause = 100 * time.Millisecond
 	// maxRecent is how many losses list shows of a channel.
 	maxRecent = 16
@@ -164,15 +164,15 @@ func (d *device) tellLosses(stop <-chan struct{}) {
 	for over := false; !over; {
 		select {
 		case <-d.spool.Losses():
+			select {
+			case <-time.After(lossPause): // more of the same is likely
+			case <-stop:
+			}
 		case <-stop:
 			over = true
 		}
 		for _, l := range d.spool.TakeLosses() {
 			d.tellLoss(l)
-		}
-		select {
-		case <-time.After(lossPause):
-		case <-stop:
 		}
 	}
 }
@@ -181,8 +181,13 @@ func (d *device) tellLoss(l spool.Loss) {
 	dropped := uint64(d.spool.Positions().Dropped)
 	loss := channel.Loss(l)
 	d.mu.Lock()
-	d.losses = append(d.losses, loss)
-	d.losses = d.losses[max(0, len(d.losses)-maxRecent):]
+	if last := len(d.losses) - 1; last >= 0 && d.losses[last].To == l.From {
+		d.losses[last].Bytes += l.Bytes
+		d.losses[last].To = l.To
+	} else {
+		d.losses = append(d.losses, loss)
+		d.losses = d.losses[max(0, len(d.losses)-maxRecent):]
+	}
 	d.mu.Unlock()
 	e := d.event(channel.EventLoss)
 	e.Lost, e.Dropped = &loss, &dropped

@@ -157,7 +157,7 @@ func TestEvents_lossesAreExact(t *testing.T) {
 		t.Errorf("of the losses %+v, %d bytes remain, want %d", lost, len(got), len(want))
 	}
 	s := r.row(c)
-	if s.Dropped != uint64(sum()) || len(s.Losses) == 0 || s.Losses[len(s.Losses)-1] != lost[len(lost)-1] {
+	if s.Dropped != uint64(sum()) || len(s.Losses) == 0 || s.Losses[len(s.Losses)-1].To != lost[len(lost)-1].To {
 		t.Errorf("%+v after %+v", s, lost)
 	}
 }
@@ -174,6 +174,9 @@ func TestEvents_slowSubscriber(t *testing.T) {
 	r.check(err)
 	defer slow.Close()
 	fmt.Fprint(slow, "GET /v1/events HTTP/1.0\r\n\r\n")
+	slow.SetDeadline(time.Now().Add(20 * time.Second))
+	_, err = slow.Read(make([]byte, 64<<10)) // it has subscribed
+	r.check(err)
 	last, seen := uint64(0), 0
 	for range 2500 { // 5000 events
 		r.dial(c.Path).Close()
