@@ -6,6 +6,7 @@ import (
 
 	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/endpoint"
+	"github.com/xenchan/xenchan/endpoint/unixsock"
 	"github.com/xenchan/xenchan/spool"
 )
 
@@ -32,7 +33,9 @@ type hub struct {
 	subs map[*subscription]bool // nil once closed
 	wg   sync.WaitGroup         // one for each; only added to while subs is there
 
-	first chan struct{} // capacity 1: somebody subscribes
+	// looks has a channel to close once what is polled was looked at, so that what
+	// a subscriber hears of is what has changed since it came.
+	looks chan chan struct{}
 }
 
 // subscription is one subscriber's queue.
@@ -43,7 +46,7 @@ type subscription struct {
 }
 
 func newHub() *hub {
-	return &hub{subs: make(map[*subscription]bool), first: make(chan struct{}, 1)}
+	return &hub{subs: make(map[*subscription]bool), looks: make(chan chan struct{})}
 }
 
 func (h *hub) publish(e channel.Event) {
@@ -72,7 +75,6 @@ func (h *hub) subscribe() (*subscription, uint64) {
 	h.wg.Add(1)
 	s := &subscription{ready: make(chan struct{}, 1)}
 	h.subs[s] = true
-	poke(h.first)
 	return s, h.seq
 }
 
@@ -124,20 +126,16 @@ func (d *device) event(kind channel.EventKind) channel.Event {
 // clientCame counts a client and tells of it; what it returns does so when the
 // client has left.
 func (d *device) clientCame(client endpoint.Client) (left func()) {
-	e, log := d.event(channel.EventClient), d.log
-	if c, ok := client.(interface {
-		PeerCred() (pid int32, uid, gid uint32, err error)
-	}); ok {
-		if pid, uid, gid, err := c.PeerCred(); err == nil {
-			e.PID, e.UID = &pid, &uid
-			log = log.With("pid", pid, "uid", uid, "gid", gid)
-		}
+	e := d.event(channel.EventClient)
+	if c, ok := client.(interface{ Peer() unixsock.Peer }); ok {
+		p := c.Peer()
+		e.PID, e.UID = &p.PID, &p.UID
 	}
 	changed := func(by int32, change string) {
 		n := int(d.clients.Add(by))
 		e.Clients, e.Change = &n, change
 		d.daemon.events.publish(e)
-		log.Debug("client "+change, "clients", n)
+		d.log.Debug("client "+change, "clients", n)
 	}
 	changed(1, channel.ClientConnected)
 	return func() { changed(-1, channel.ClientLeft) }

@@ -25,6 +25,13 @@ func (d *Daemon) serveEvents(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer d.events.unsubscribe(sub)
+	looked := make(chan struct{})
+	select {
+	case d.events.looks <- looked:
+		<-looked
+	case <-r.Context().Done():
+		return
+	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	running := true
 	events := []channel.Event{{Seq: seq, Time: time.Now(), Kind: channel.EventDaemon, Running: &running}}
@@ -53,18 +60,23 @@ func (d *Daemon) observe(ctx context.Context) error {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for {
+		var looked chan struct{}
 		select {
-		case <-d.events.first:
+		case looked = <-d.events.looks:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		for known := d.polled(); d.events.watched(); {
+		known := d.polled()
+		close(looked)
+		for d.events.watched() {
 			select {
 			case <-tick.C:
+				known = d.compare(known)
+			case looked = <-d.events.looks: // the last look will do
+				close(looked)
 			case <-ctx.Done():
 				return ctx.Err()
 			}
-			known = d.compare(known)
 		}
 	}
 }
