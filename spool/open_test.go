@@ -16,7 +16,7 @@ func TestOpen_refuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Append(make([]byte, 3000), 0)
-	slot := offSlots + int(l.seq%2)*slotSize
+	slot := offState + slotsAfter + int(l.cell.seq%2)*stateSlot
 	for _, c := range []struct {
 		name, label string
 		size        int
@@ -40,8 +40,8 @@ func TestOpen_refuses(t *testing.T) {
 		{"flight", "web domain 3", size, func(b []byte) { put(b, slot+48, maxFlight+1) }},
 		{"in flight", "web domain 3", size, func(b []byte) { put(b, slot+56, math.MaxUint64); put(b, slot, 2999) }},
 		{"the other slot", "web domain 3", size, func(b []byte) {
-			put(b, offSeq, l.seq+1)
-			put(b, offSlots+int((l.seq+1)%2)*slotSize+40, 77)
+			put(b, offState, l.cell.seq+1)
+			put(b, offState+slotsAfter+int((l.cell.seq+1)%2)*stateSlot+40, 77)
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -101,7 +101,7 @@ func FuzzOpen(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	seed := func() { f.Add(slices.Clone(m.Bytes[offSeq : offSlots+2*slotSize])) }
+	seed := func() { f.Add(slices.Clone(m.Bytes[offState : offInbox+slotsAfter+2*inboxSlot])) }
 	seed()
 	l.Append(make([]byte, 3000), 17)
 	seed()
@@ -116,7 +116,7 @@ func FuzzOpen(f *testing.F) {
 	f.Fuzz(func(t *testing.T, p []byte) {
 		b := make([]byte, RegionSize(size))
 		copy(b, header)
-		copy(b[offSeq:offLabel], p)
+		copy(b[offState:offLabel], p)
 		l, err := Open(Memory{Bytes: b}, size, DropOldest, "fuzz")
 		if err != nil {
 			if l != nil || !errors.Is(err, ErrUnusable) {
@@ -129,6 +129,12 @@ func FuzzOpen(f *testing.F) {
 			t.Fatalf("a ring of 2048 bytes is to skip %d", taken)
 		}
 		l.Settle()
+		l.Unload()
+		in := l.Inbox()
+		in.Restart()
+		in.Attach(RingID{}, 0)
+		in.Advance(len(in.Next()))
+		in.Begin(1)
 		for i := range 20 {
 			if n := l.Append(make([]byte, 700*i), 0); n != 700*i {
 				t.Fatalf("took %d bytes of %d", n, 700*i)

@@ -26,27 +26,27 @@ type Memory struct {
 
 // The region:
 //
-//	    0  header: what the log is, the sequence word, two slots for the state
-//	 4096  flight: the bytes that the reader was shown
-//	36864  data: a circle of size bytes, or of a fraction of it
-//
-// The sequence word counts commits and its lowest bit selects the slot that
-// holds. A commit writes the other slot and then the word, in one store.
+//	    0  header: what the log is, the cells of the log's and the inbox's state
+//	 4096  inbox: the bytes for the guest
+//	 8192  flight: the bytes that the reader was shown
+//	40960  data: a circle of size bytes, or of a fraction of it
 const (
-	flightAt = 4 << 10
+	inboxAt  = 4 << 10
+	flightAt = inboxAt + InboxSize
 	dataAt   = flightAt + maxFlight
 
-	offMagic = 0 // written last when a region is made
-	offSize  = 8
-	offSeq   = 64 // in a cache line of its own
-	offSlots = 128
-	slotSize = 128
-	offLabel = 512 // its length in 8 bytes, and the label
-	maxLabel = flightAt - offLabel - 8
+	offMagic  = 0 // written last when a region is made
+	offSize   = 8
+	offState  = 64
+	stateSlot = 128
+	offInbox  = 384
+	inboxSlot = 64
+	offLabel  = 1024 // its length in 8 bytes, and the label
+	maxLabel  = inboxAt - offLabel - 8
 )
 
 // magic is the format and its version. A format that changes gets another one.
-const magic = 0x31_6c_6f_6f_70_73_63_78 // "xcspool1"
+const magic = 0x32_6c_6f_6f_70_73_63_78 // "xcspool2"
 
 // maxPosition keeps sums of positions from overflowing.
 const maxPosition = 1 << 62
@@ -59,6 +59,7 @@ type state struct {
 	start, count uint64 // the bytes in the circle
 	flight       uint64 // offset of the bytes in flight in their area
 	inFlight     uint64 // how many there are
+	loaded       uint64 // of them, those in the pipe to the client
 
 	ring ringState
 }
@@ -102,11 +103,12 @@ func Format(m Memory, size int, policy Overflow, label string) (*Log, error) {
 		return nil, err
 	}
 	atomic.StoreUint64(word(m.Bytes, offMagic), 0)
-	clear(m.Bytes[8:flightAt])
+	clear(m.Bytes[8:inboxAt])
 	put(m.Bytes, offSize, uint64(size))
 	put(m.Bytes, offLabel, uint64(len(label)))
 	copy(m.Bytes[offLabel+8:], label)
 	l.commit()
+	l.inbox.commit()
 	if err := l.settleIn(); err != nil {
 		return nil, err
 	}
@@ -128,9 +130,9 @@ func Open(m Memory, size int, policy Overflow, label string) (*Log, error) {
 		return nil, fmt.Errorf("%w: it belongs to something else", ErrUnusable)
 	}
 	l := newLog(m, size, policy)
-	l.seq = atomic.LoadUint64(word(b, offSeq))
-	l.s.decode(l.slot())
-	if err := l.check(); err != nil {
+	l.cell.load()
+	l.s.decode(l.cell.slot())
+	if err := errors.Join(l.check(), l.inbox.open()); err != nil {
 		return nil, err
 	}
 	if err := l.settleIn(); err != nil {
@@ -147,6 +149,7 @@ func (l *Log) check() error {
 		s.shift > l.maxShift(),
 		s.start >= l.circle() || s.count > l.circle(),
 		s.flight > maxFlight || s.inFlight > maxFlight-s.flight,
+		s.loaded > s.inFlight,
 		s.delivered+s.dropped+s.count+s.inFlight != s.end:
 		return fmt.Errorf("%w: its positions are impossible", ErrUnusable)
 	}
@@ -171,16 +174,10 @@ func (l *Log) settleIn() error {
 
 // commit makes the state in l.s the one that the region holds.
 func (l *Log) commit() {
-	l.seq++
-	l.s.encode(l.slot())
+	l.s.encode(l.cell.next())
 	l.wrote()
-	atomic.StoreUint64(word(l.m.Bytes, offSeq), l.seq)
+	l.cell.commit()
 	l.wrote()
-}
-
-// slot is where the state of the current sequence number is.
-func (l *Log) slot() []byte {
-	return l.m.Bytes[offSlots+l.seq%2*slotSize:][:slotSize]
 }
 
 func (s *state) encode(b []byte) {
@@ -192,8 +189,9 @@ func (s *state) encode(b []byte) {
 	put(b, 40, s.count)
 	put(b, 48, s.flight)
 	put(b, 56, s.inFlight)
-	put(b, 64, uint64(s.ring.id.Ref)<<32|uint64(s.ring.id.Port))
+	put(b, 64, s.ring.id.word())
 	put(b, 72, uint64(s.ring.at)<<32|uint64(s.ring.taken))
+	put(b, 80, s.loaded)
 }
 
 func (s *state) decode(b []byte) {
@@ -205,12 +203,13 @@ func (s *state) decode(b []byte) {
 	s.count = get(b, 40)
 	s.flight = get(b, 48)
 	s.inFlight = get(b, 56)
-	id, taken := get(b, 64), get(b, 72)
-	s.ring = ringState{
-		id: RingID{Ref: uint32(id >> 32), Port: uint32(id)},
-		at: uint32(taken >> 32), taken: uint32(taken),
-	}
+	taken := get(b, 72)
+	s.ring = ringState{id: ringID(get(b, 64)), at: uint32(taken >> 32), taken: uint32(taken)}
+	s.loaded = get(b, 80)
 }
+
+func (id RingID) word() uint64  { return uint64(id.Ref)<<32 | uint64(id.Port) }
+func ringID(word uint64) RingID { return RingID{Ref: uint32(word >> 32), Port: uint32(word)} }
 
 func put(b []byte, off int, v uint64) { binary.NativeEndian.PutUint64(b[off:], v) }
 func get(b []byte, off int) uint64    { return binary.NativeEndian.Uint64(b[off:]) }

@@ -11,10 +11,15 @@
 // survives the process, also one that is killed in the middle: all that changes at
 // once, the positions, the place of the bytes and what was taken from the guest's
 // ring, becomes valid by one store. So a byte of the guest is either still in the
-// ring or in the log, and what was dropped is counted. Only what is beyond the
-// process cannot be part of that store: bytes that were being written to a client
-// when the process died are not known to have arrived and are given to the next
-// client again. Those are the bytes of one write, 32 KiB at the most.
+// ring or in the log, and what was dropped is counted.
+//
+// What is beyond the process cannot be part of that store. So the bytes go to a
+// client through a kernel pipe, which knows how many have left it: where the pipe
+// survives the process, each byte reaches the client once. Where it does not, the
+// client is gone with it, and bytes that were in the pipe are given to the next
+// one, who may be the same: those of one write, 32 KiB at the most, come twice.
+//
+// The way back, from a client to the guest, is the [Inbox] in the same memory.
 package spool
 
 import (
@@ -71,11 +76,13 @@ type Log struct {
 	room chan struct{} // capacity 1: there may be room again
 	loss chan struct{} // capacity 1: bytes were dropped
 
+	inbox *Inbox
+
 	onWrite func() // tests look at the region after each write to it; nil otherwise
 
 	mu      sync.Mutex
 	s       state  // as committed, but in the middle of a method; guarded by mu, as all below
-	seq     uint64 // of the last commit
+	cell    cell   // of s
 	ring    RingID // that bytes come from
 	touched int    // bytes of the data area that are reserved
 	shown   int    // bytes of the flight area that are reserved
@@ -96,6 +103,8 @@ func newLog(m Memory, size int, policy Overflow) *Log {
 	return &Log{
 		m: m, size: size, policy: policy,
 		data: make(chan struct{}, 1), room: make(chan struct{}, 1), loss: make(chan struct{}, 1),
+		inbox: newInbox(m),
+		cell:  cell{region: m.Bytes, at: offState, size: stateSlot},
 	}
 }
 
@@ -280,20 +289,74 @@ func (l *Log) launch() {
 	}
 }
 
-// Advance says that the first n bytes of the last Peek have reached a client.
+// Load says that the first n bytes of the last Peek are in the pipe to the client,
+// which was empty before.
+func (l *Log) Load(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n < 0 || uint64(n) > l.s.inFlight || l.s.loaded > 0 {
+		panic(fmt.Sprintf("spool: %d bytes loaded of the %d that were shown, after %d", n, l.s.inFlight, l.s.loaded))
+	}
+	l.s.loaded = uint64(n)
+	l.commit()
+}
+
+// Loaded is how many bytes are in the pipe.
+func (l *Log) Loaded() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return int(l.s.loaded)
+}
+
+// Reload says how many bytes are in a pipe that has survived the last process. The
+// others that were loaded have reached the client.
+func (l *Log) Reload(piped int) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch n := uint64(piped); {
+	case n <= l.s.loaded:
+		l.advance(l.s.loaded - n)
+	case l.s.loaded == 0 && n <= l.s.inFlight: // it ended between the two
+		l.s.loaded = n
+	default:
+		return fmt.Errorf("%w: %d bytes in a pipe that was loaded with %d of %d", ErrUnusable, n, l.s.loaded, l.s.inFlight)
+	}
+	l.commit()
+	return nil
+}
+
+// Unload says that the pipe has not survived: its bytes are loaded again, whether
+// or not they have reached a client.
+func (l *Log) Unload() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.s.loaded = 0
+	l.commit()
+}
+
+// Inbox is the way of the bytes for the guest.
+func (l *Log) Inbox() *Inbox { return l.inbox }
+
+// Advance says that the first n bytes of the last Peek have reached a client. If
+// some were loaded, n may not be more than those.
 func (l *Log) Advance(n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if n < 0 || uint64(n) > l.s.inFlight {
-		panic(fmt.Sprintf("spool: %d bytes delivered of the %d that were shown", n, l.s.inFlight))
+	if n < 0 || uint64(n) > l.s.inFlight || l.s.loaded > 0 && uint64(n) > l.s.loaded {
+		panic(fmt.Sprintf("spool: %d bytes delivered of the %d that were shown, %d of them loaded", n, l.s.inFlight, l.s.loaded))
 	}
 	if n == 0 {
 		return
 	}
-	l.s.flight += uint64(n)
-	l.s.inFlight -= uint64(n)
-	l.s.delivered += uint64(n)
+	l.advance(uint64(n))
 	l.commit()
+}
+
+func (l *Log) advance(n uint64) {
+	l.s.flight += n
+	l.s.inFlight -= n
+	l.s.delivered += n
+	l.s.loaded -= min(n, l.s.loaded)
 }
 
 // Data delivers a value after bytes were appended. It is for the one reader, who
