@@ -36,6 +36,8 @@ type Backend struct {
 
 	// Sink takes what the guest sends, for as long as the device lives.
 	Sink Sink
+	// Source gives what [Conn.Feed] sends to the guest; nil if nobody calls that.
+	Source Source
 	// Attached is called when a ring has been attached, before the guest is
 	// told, and Detached before it is let go. Both may be nil. They must not
 	// block: while they run, nobody empties the guest's ring.
@@ -213,7 +215,7 @@ func (b *Backend) attach(o offer) error {
 	if err != nil {
 		return errors.Join(err, pages.Close())
 	}
-	conn, err := AttachBackend(pages, event, b.Sink, spool.RingID{Ref: uint32(o.ref), Port: uint32(o.port)})
+	conn, err := AttachBackend(pages, event, b.Sink, b.Source, spool.RingID{Ref: uint32(o.ref), Port: uint32(o.port)})
 	if err != nil {
 		return err
 	}

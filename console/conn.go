@@ -6,14 +6,12 @@
 package console
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net"
 	"os"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/xenchan/xenchan/ring"
 	"github.com/xenchan/xenchan/spool"
@@ -31,7 +29,8 @@ var ErrHungUp = errors.New("the other half of the console has closed")
 type Conn struct {
 	pages xen.Pages
 	event xen.EventChannel
-	sink  Sink // nil: Read takes the bytes
+	sink  Sink   // nil: Read takes the bytes
+	from  Source // nil: they come by Write
 
 	rxMu   sync.Mutex
 	rx     *ring.Consumer // guarded by rxMu
@@ -64,28 +63,32 @@ var _ net.Conn = (*Conn)(nil)
 // AttachBackend attaches the backend's half of a ring that a guest has shared. A
 // ring whose indices are impossible is refused. With a sink, all bytes from the
 // guest go to it as they come, and leave the ring only when it has them; without
-// one they wait in the ring for Read. The id is for the sink. AttachBackend owns
-// pages and event from its call on: they are closed on failure too.
-func AttachBackend(pages xen.Pages, event xen.EventChannel, sink Sink, id spool.RingID) (*Conn, error) {
+// one they wait in the ring for Read. With a source, Feed takes the bytes for the
+// guest from there. The id is for both. AttachBackend owns pages and event from its
+// call on: they are closed on failure too.
+func AttachBackend(pages xen.Pages, event xen.EventChannel, sink Sink, from Source, id spool.RingID) (*Conn, error) {
 	rx, tx, err := ring.Backend(pages.Bytes())
 	if err == nil && sink != nil {
 		err = resume(rx, event, sink, id)
 	}
-	return newConn(pages, event, sink, rx, tx, err)
+	if err == nil && from != nil {
+		err = goOn(tx, event, from, id)
+	}
+	return newConn(pages, event, sink, from, rx, tx, err)
 }
 
 // AttachFrontend attaches the guest's half of a ring in a page of its own.
 func AttachFrontend(pages xen.Pages, event xen.EventChannel) (*Conn, error) {
 	rx, tx, err := ring.Frontend(pages.Bytes())
-	return newConn(pages, event, nil, rx, tx, err)
+	return newConn(pages, event, nil, nil, rx, tx, err)
 }
 
-func newConn(pages xen.Pages, event xen.EventChannel, sink Sink, rx *ring.Consumer, tx *ring.Producer, err error) (*Conn, error) {
+func newConn(pages xen.Pages, event xen.EventChannel, sink Sink, from Source, rx *ring.Consumer, tx *ring.Producer, err error) (*Conn, error) {
 	if err != nil {
 		return nil, errors.Join(err, event.Close(), pages.Close())
 	}
 	c := &Conn{
-		pages: pages, event: event, sink: sink, rx: rx, tx: tx,
+		pages: pages, event: event, sink: sink, from: from, rx: rx, tx: tx,
 		readable: make(chan struct{}, 1), writable: make(chan struct{}, 1),
 		readBy: newDeadline(), writeBy: newDeadline(),
 		closing: make(chan struct{}), hungUp: make(chan struct{}), failed: make(chan struct{}),
@@ -256,72 +259,6 @@ func (c *Conn) brokenUnlessHungUp() error {
 		return c.failure
 	}
 	return nil
-}
-
-// Write puts all of p into the ring, waiting for the other half to make room.
-func (c *Conn) Write(p []byte) (int, error) {
-	c.wmu.Lock()
-	defer c.wmu.Unlock()
-	for sent := 0; ; {
-		n, err := c.TryWrite(p[sent:])
-		sent += n
-		switch {
-		case err != nil:
-			return sent, c.opError("write", err)
-		case done(c.writeBy.wait()):
-			return sent, c.opError("write", os.ErrDeadlineExceeded)
-		case sent == len(p):
-			return sent, nil
-		}
-		select {
-		case <-c.writable:
-		case <-c.writeBy.wait():
-		case <-c.hungUp:
-		case <-c.failed:
-		case <-c.closing:
-		}
-	}
-}
-
-// TryWrite puts as many bytes of p into the ring as fit now.
-func (c *Conn) TryWrite(p []byte) (int, error) {
-	c.txMu.Lock()
-	defer c.txMu.Unlock()
-	switch {
-	case c.closed || done(c.closing):
-		return 0, net.ErrClosed
-	case done(c.hungUp):
-		return 0, ErrHungUp
-	case done(c.failed):
-		return 0, c.failure
-	case done(c.writeBy.wait()):
-		return 0, nil
-	}
-	n, err := c.tx.Write(p)
-	if err != nil {
-		c.fail(err)
-		return 0, err
-	}
-	if n == 0 {
-		return 0, nil
-	}
-	c.sent = true
-	c.written.Add(int64(n))
-	return n, c.event.Notify()
-}
-
-// WaitWritable waits until TryWrite is worth another try, at most for d.
-func (c *Conn) WaitWritable(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-c.writable:
-	case <-timer.C:
-	case <-c.hungUp:
-	case <-c.failed:
-	case <-c.closing:
-	case <-ctx.Done():
-	}
 }
 
 // HangUp says that the other half has closed: Read returns what is still in the

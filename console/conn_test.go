@@ -97,7 +97,7 @@ func joined(t *testing.T, guest, dom0 *xensim.Conn, dom *xensim.Domain) (front, 
 	fail(err)
 	front, err = console.AttachFrontend(shared, unbound)
 	fail(err)
-	back, err = console.AttachBackend(pages, bound, nil, spool.RingID{})
+	back, err = console.AttachBackend(pages, bound, nil, nil, spool.RingID{})
 	fail(err)
 	return front, back
 }
@@ -319,7 +319,7 @@ func TestAttach_refusedRingIsClosed(t *testing.T) {
 	f := newFakes()
 	f.page.set(outProd, ring.OutSize+1)
 	page := f.page.mapping()
-	c, err := console.AttachBackend(page, f.back, nil, spool.RingID{})
+	c, err := console.AttachBackend(page, f.back, nil, nil, spool.RingID{})
 	if c != nil || !errors.Is(err, ring.ErrCorrupt) {
 		t.Fatalf("%v, %v", c, err)
 	}

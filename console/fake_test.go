@@ -154,7 +154,7 @@ func (f fakes) attachFront(t testing.TB) *console.Conn {
 
 func (f fakes) attachBack(t testing.TB, sink console.Sink) *console.Conn {
 	t.Helper()
-	c, err := console.AttachBackend(f.page.mapping(), f.back, sink, spool.RingID{Ref: 1, Port: 7})
+	c, err := console.AttachBackend(f.page.mapping(), f.back, sink, nil, spool.RingID{Ref: 1, Port: 7})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,6 +26,20 @@ type Sink interface {
 
 var _ Sink = (*spool.Log)(nil)
 
+// Source gives the bytes for the other half, and may outlive the process as a Sink
+// may: so it keeps where in which ring they go. A [spool.Inbox] is a Source.
+type Source interface {
+	// Attach names the ring that bytes go to now, and the index of the next one.
+	// What an earlier process has put there since the last Advance is not given again.
+	Attach(id spool.RingID, at uint32)
+	// Next is what the ring gets next. The bytes stay as they are until Advance.
+	Next() []byte
+	// Advance says that the ring has the first n bytes of Next.
+	Advance(n int)
+}
+
+var _ Source = (*spool.Inbox)(nil)
+
 // resume goes on where a process stopped that died after the sink had bytes and
 // before the ring showed it.
 func resume(rx *ring.Consumer, event xen.EventChannel, sink Sink, id spool.RingID) error {
@@ -39,5 +53,16 @@ func resume(rx *ring.Consumer, event xen.EventChannel, sink Sink, id spool.RingI
 		err = event.Notify()
 	}
 	sink.Settle()
+	return err
+}
+
+// goOn does the same for the other direction. The other half may not have been told
+// of the last bytes in its ring.
+func goOn(tx *ring.Producer, event xen.EventChannel, from Source, id spool.RingID) error {
+	from.Attach(id, tx.Index())
+	free, err := tx.Free()
+	if err == nil && free < tx.Size() {
+		err = event.Notify()
+	}
 	return err
 }

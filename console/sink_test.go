@@ -75,7 +75,7 @@ func (m moment) revive(t *testing.T, id spool.RingID, page []byte, total int) []
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := console.AttachBackend(f.page.mapping(), f.back, log, id)
+	c, err := console.AttachBackend(f.page.mapping(), f.back, log, nil, id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +109,7 @@ func TestSink_killedInADrain(t *testing.T) {
 	f.page.set(outProd, start)
 	sink := newDoomed(t, f.page)
 	want := pattern(20_000)
-	back, err := console.AttachBackend(f.page.mapping(), f.back, sink, id)
+	back, err := console.AttachBackend(f.page.mapping(), f.back, sink, nil, id)
 	if err != nil {
 		t.Fatal(err)
 	}

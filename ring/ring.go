@@ -134,6 +134,9 @@ func (c *Consumer) Consume(n int) {
 	c.cons.store(c.next)
 }
 
+// Index is the free-running index of the next byte.
+func (p *Producer) Index() uint32 { return p.next }
+
 // Free is the number of bytes that can be written now.
 func (p *Producer) Free() (int, error) {
 	if p.bad != nil {

@@ -94,7 +94,7 @@ cat /tmp/relay.out`)
 	if err != nil {
 		t.Fatal(errors.Join(err, pages.Close()))
 	}
-	conn, err := console.AttachBackend(pages, event, nil, spool.RingID{})
+	conn, err := console.AttachBackend(pages, event, nil, nil, spool.RingID{})
 	if err != nil {
 		t.Fatal(err)
 	}
