@@ -86,4 +86,3 @@ func (c *Conn) WaitWritable(ctx context.Context, d time.Duration) {
 	case <-ctx.Done():
 	}
 }
-

@@ -3,6 +3,7 @@ package sys
 import (
 	"os"
 	"sync/atomic"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -77,4 +78,31 @@ func retry(fn func() error) error {
 			return err
 		}
 	}
+}
+
+// Duplicate is another descriptor of what rc stands for.
+func Duplicate(rc syscall.RawConn) (h *Handle, err error) {
+	err = control(rc, func(fd int) error {
+		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return os.NewSyscallError("fcntl", err)
+		}
+		h = NewHandle(dup)
+		return nil
+	})
+	return h, err
+}
+
+// File is a file with a descriptor of its own for what the handle stands for, on
+// Go's netpoller if it does not block.
+func (h *Handle) File(name string) (f *os.File, err error) {
+	err = h.use(func(fd int) error {
+		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return os.NewSyscallError("fcntl", err)
+		}
+		f = os.NewFile(uintptr(dup), name)
+		return nil
+	})
+	return f, err
 }

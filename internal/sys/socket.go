@@ -78,6 +78,11 @@ func UnixConn(h *Handle) (*net.UnixConn, error) {
 // SendMsg sends one message with descriptors. The other end gets duplicates;
 // the handles stay the caller's.
 func SendMsg(c *net.UnixConn, msg []byte, pass ...*Handle) error {
+	return SendMsgTo(c, nil, msg, pass...)
+}
+
+// SendMsgTo is SendMsg on a socket that is not connected.
+func SendMsgTo(c *net.UnixConn, to *net.UnixAddr, msg []byte, pass ...*Handle) error {
 	fds := make([]int, 0, len(pass))
 	var held []*Handle
 	defer func() {
@@ -96,7 +101,7 @@ func SendMsg(c *net.UnixConn, msg []byte, pass ...*Handle) error {
 	if len(fds) > 0 {
 		oob = unix.UnixRights(fds...)
 	}
-	_, _, err := c.WriteMsgUnix(msg, oob, nil)
+	_, _, err := c.WriteMsgUnix(msg, oob, to)
 	return err
 }
 
