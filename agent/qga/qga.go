@@ -46,6 +46,8 @@ const (
 var (
 	// ErrNoAnswer is a call whose time is over: no agent runs, or it is busy.
 	ErrNoAnswer = errors.New("the guest agent does not answer")
+	// ErrNotCommand is a text that no agent would understand.
+	ErrNotCommand = errors.New(`a command is one JSON object as {"execute":"guest-ping"}`)
 	// ErrTooLong is a line of more than [MaxReply] bytes.
 	ErrTooLong = fmt.Errorf("the guest sent a line of more than %d bytes", MaxReply)
 )
@@ -146,21 +148,21 @@ func (c *Client) Sync(ctx context.Context) error {
 	return c.sync(ctx)
 }
 
-// Raw sends one line as it is and returns the answer's line as it came.
-func (c *Client) Raw(ctx context.Context, line []byte) ([]byte, error) {
+// Raw sends one command as it is and returns the line that answers it as it came,
+// and whether that is a refusal. The error is [ErrNotCommand] for what is none.
+func (c *Client) Raw(ctx context.Context, command []byte) (line []byte, refused bool, err error) {
 	var q struct {
 		Execute string `json:"execute"`
 	}
-	if err := json.Unmarshal(line, &q); err != nil || q.Execute == "" {
-		return nil, errors.New(`a command is one JSON object as {"execute":"guest-ping"}`)
-	}
 	var one bytes.Buffer
-	if err := json.Compact(&one, line); err != nil {
-		return nil, err
+	if json.Unmarshal(command, &q) != nil || q.Execute == "" || json.Compact(&one, command) != nil {
+		return nil, false, ErrNotCommand
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	return c.exchange(ctx, one.Bytes())
+	line, err = c.exchange(ctx, one.Bytes())
+	answer, _ := parse(line)
+	return line, answer.Error != nil, err
 }
 
 // reply is one line from the agent. One with neither is no answer.

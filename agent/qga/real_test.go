@@ -73,7 +73,7 @@ func TestReal(t *testing.T) {
 	if _, ok := errors.AsType[*Error](err); !ok {
 		t.Errorf("Shutdown, which is blocked: %v", err)
 	}
-	if line, err := c.Raw(ctx, []byte("{\n \"execute\": \"guest-ping\"}")); err != nil || string(line) != "{\"return\": {}}\n" {
+	if line, refused, err := c.Raw(ctx, []byte("{\n \"execute\": \"guest-ping\"}")); err != nil || refused || string(line) != "{\"return\": {}}\n" {
 		t.Errorf("Raw = %q, %v", line, err)
 	}
 }

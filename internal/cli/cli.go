@@ -51,7 +51,7 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop)
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, output: "table"}
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(stdin)
@@ -61,7 +61,7 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	switch {
 	case err == nil:
 		return exitDone
-	case errors.Is(err, errSilent):
+	case errors.Is(err, errSilent), isExitCode(err):
 	case ctx.Err() != nil:
 		a.warn("interrupted")
 	default:
@@ -89,7 +89,10 @@ func exitStatus(err error) int {
 	var usage usageError
 	var spec *channel.SpecError
 	var timeout timeoutError
+	var code exitCode
 	switch {
+	case errors.As(err, &code):
+		return int(code)
 	case errors.As(err, &usage), errors.As(err, &spec):
 		return exitUsage
 	case errors.Is(err, toolstack.ErrNoDomain), errors.Is(err, toolstack.ErrNoChannel):
@@ -127,26 +130,17 @@ a Xen host and programs in its guests, which find them by name.`,
 		},
 		PersistentPreRunE: func(*cobra.Command, []string) error { return a.checkFlags() },
 	}
-	flags := root.PersistentFlags()
-	flags.StringVar(&a.host, "host", "", "the `HOST` to work on: auto, xen or sim:DIR (default $XENCHAN_HOST, else\nauto, which is Xen if this is a Xen host)")
-	flags.StringVar(&a.store, "store", "", "`PATH` of xenstored's socket or of the xenbus device (default\n$XENSTORED_PATH, else where libxenstore looks)")
-	flags.StringVarP(&a.output, "output", "o", "table", "`FORM` of the result: table, wide or json")
-	flags.BoolP("help", "h", false, "show what a command does")
+	a.globalFlags(root.PersistentFlags())
 	root.Flags().BoolVar(&showVersion, "version", false, "print the version")
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usagef("%w%s; see `%s --help`", err, nearFlag(cmd, err), cmd.CommandPath())
-	})
-	root.SetHelpFunc(help)
-	root.SetUsageFunc(func(cmd *cobra.Command) error { help(cmd, nil); return nil })
+	a.adopt(root)
 	root.SetHelpCommand(helpCommand())
-	root.CompletionOptions.DisableDefaultCmd = true
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputs, cobra.ShellCompDirectiveNoFileComp))
 	root.RegisterFlagCompletionFunc("host", cobra.FixedCompletions([]string{"auto", "xen", "sim:"}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace))
 	for _, g := range []struct {
 		title    string
 		commands []*cobra.Command
 	}{
-		{"Channels", []*cobra.Command{a.listCommand(), a.attachCommand(), a.detachCommand(), a.connectCommand(), a.checkCommand(), a.doctorCommand()}},
+		{"Channels", []*cobra.Command{a.listCommand(), a.attachCommand(), a.detachCommand(), a.connectCommand(), a.agentCommand(), a.checkCommand(), a.doctorCommand()}},
 		{"Domains", append([]*cobra.Command{a.createCommand()}, a.domainCommands()...)},
 		{"Host", []*cobra.Command{a.daemonCommand()}},
 		{"Without Xen", []*cobra.Command{a.demoCommand(), a.simCommand(), a.simGuestCommand(), a.simEchoCommand()}},
@@ -159,6 +153,24 @@ a Xen host and programs in its guests, which find them by name.`,
 		}
 	}
 	return root
+}
+
+// globalFlags are the flags of all commands. What is set already is their default.
+func (a *app) globalFlags(flags *pflag.FlagSet) {
+	flags.StringVar(&a.host, "host", a.host, "the `HOST` to work on: auto, xen or sim:DIR (default $XENCHAN_HOST, else\nauto, which is Xen if this is a Xen host)")
+	flags.StringVar(&a.store, "store", a.store, "`PATH` of xenstored's socket or of the xenbus device (default\n$XENSTORED_PATH, else where libxenstore looks)")
+	flags.StringVarP(&a.output, "output", "o", a.output, "`FORM` of the result: table, wide or json")
+	flags.BoolP("help", "h", false, "show what a command does")
+}
+
+// adopt gives a command tree our help and our errors.
+func (a *app) adopt(root *cobra.Command) {
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usagef("%w%s; see `%s --help`", err, nearFlag(cmd, err), cmd.CommandPath())
+	})
+	root.SetHelpFunc(help)
+	root.SetUsageFunc(func(cmd *cobra.Command) error { help(cmd, nil); return nil })
 }
 
 var outputs = []string{"table", "wide", "json"}

@@ -115,6 +115,7 @@ const lastWords = 300 * time.Millisecond
 // hostEnd is a client's side of an endpoint.
 type hostEnd interface {
 	io.ReadWriteCloser
+	SetDeadline(time.Time) error
 	SetReadDeadline(time.Time) error
 	SetWriteDeadline(time.Time) error
 }
