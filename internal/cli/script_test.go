@@ -31,7 +31,7 @@ import (
 //
 // Each script has a directory $H for a host, with a short path as sockets need
 // it, and XENCHAN_HOST and XENSTORED_PATH that name it. $HOSTILE is a value that
-// would take over a terminal.
+// would take over a terminal, $BLOCKED what a real agent must not do here.
 func TestScripts(t *testing.T) {
 	requirePrograms(t)
 	testscript.Run(t, testscript.Params{
@@ -51,6 +51,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("XENCHAN_HOST", "sim:"+h)
 			env.Setenv("XENSTORED_PATH", filepath.Join(h, "xenstored.sock"))
 			env.Setenv("HOSTILE", hostile)
+			env.Setenv("BLOCKED", blocked)
 			env.Setenv("ESC", "\x1b")
 			env.Setenv("LONG", strings.Repeat("x", 129))
 			env.Setenv("LONG100", strings.Repeat("x", 100))
