@@ -55,7 +55,7 @@ COMMAND is one of
 ` + g.verbList() + `
 ` + "`xenchan agent DOMAIN COMMAND --help` says more. " + agentExit,
 		Example: agentExample,
-		Args: args(1, 1<<10),
+		Args:    args(1, 1<<10),
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 			if len(args) == 1 {
 				return commandNames(g.tree()), cobra.ShellCompDirectiveNoFileComp
