@@ -40,9 +40,6 @@ const (
 // What xenchan cannot serve is a warning: a Spec need not be valid.
 func Stock(f *File) (specs []domcfg.Located, warnings []domcfg.Warning, err error) {
 	r := read(f)
-	if _, err := f.DomainName(); err != nil {
-		r.Refused = append(r.Refused, errorsOf(err)...)
-	}
 	if _, err := f.DomainUUID(); err != nil {
 		r.Refused = append(r.Refused, errorsOf(err)...)
 	}
@@ -58,7 +55,7 @@ func errorsOf(err error) domcfg.Errors {
 }
 
 // Channels is [Stock] for those who serve the channels: what xenchan cannot serve
-// is an error as well, and each Spec is valid. It does not look at the domain.
+// is an error as well, and each Spec is valid. It does not look at the uuid.
 func Channels(f *File) (specs []domcfg.Located, warnings []domcfg.Warning, err error) {
 	r := read(f)
 	if warnings, err = r.Served(); err != nil {
@@ -79,10 +76,16 @@ type reader struct {
 
 func read(f *File) *reader {
 	r := &reader{file: f, Report: domcfg.Report{Source: f.src}}
-	r.domain, _ = f.DomainName()
+	var err error
+	if r.domain, err = f.DomainName(); err != nil { // it is part of paths
+		r.Refused = append(r.Refused, errorsOf(err)...)
+	}
 	r.readOwn()
 	for _, n := range f.elements() {
 		r.channel(n)
+	}
+	if kind := f.kind(); f.domain != nil && kind != "xen" && len(r.elements) > 0 {
+		r.warn(f.domain, "type", fmt.Sprintf("a domain of type %q", kind), "only its channels are looked at, as if it were one of Xen", "")
 	}
 	r.leftOver()
 	r.Together(r.specs)
@@ -133,6 +136,9 @@ func (r *reader) channel(n *node) {
 	if l.Connection, ok = r.connection(n, target); !ok {
 		return
 	}
+	if log := n.child("log"); log != nil {
+		r.warn(log, "", "the log is left out", "libvirt's Xen driver writes none", "")
+	}
 	faults := r.Failed()
 	if name, ok := target.attr("name"); ok {
 		l.NameAt = r.at(target, "name")
@@ -175,7 +181,7 @@ func (r *reader) target(n *node) (*node, bool) {
 		return t, true
 	case !slices.Contains(targetTypes, kind):
 		r.fail(t, "type", fmt.Sprintf("unknown target type %q", kind), "libvirt refuses the domain", didYouMean(kind, targetTypes, "type='xen'"))
-	case r.file.isXen():
+	case r.file.kind() == "xen":
 		r.fail(t, "type", fmt.Sprintf("target type %q is not supported", kind), "libvirt's Xen driver has channels of type 'xen' alone", "write type='xen'")
 	case kind == "virtio":
 		return t, true
@@ -240,9 +246,9 @@ func (r *reader) source(l *domcfg.Located, n, own *node) {
 	}
 	switch {
 	case own != nil && wantsOurPath(own):
-	case r.domain == "":
+	case r.file.domain == nil:
 		r.warn(n, "", "a socket without path", "libvirt chooses one by the domain's name, which is not known here; xenchan puts it at /run/xenchan/DOMAIN/NAME.sock", "add path='PATH' to <source>")
-	case l.Name != "":
+	case l.Name != "" && r.domain != "":
 		r.automatic(l)
 	}
 }

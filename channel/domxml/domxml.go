@@ -115,13 +115,13 @@ func (f *File) DomainUUID() (string, error) {
 	return uuid, nil
 }
 
-// isXen says that libvirt would give the domain, as it stands, to its Xen driver.
-func (f *File) isXen() bool {
+// kind is the type of the domain; libvirt gives one of type xen to its Xen driver.
+func (f *File) kind() string {
 	if f.domain == nil {
-		return false
+		return ""
 	}
 	kind, _ := f.domain.attr("type")
-	return kind == "xen"
+	return kind
 }
 
 // elements are the <channel> elements, whatever they are for.

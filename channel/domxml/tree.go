@@ -166,8 +166,8 @@ func (p *parser) take(token xml.Token, start, end int) error {
 		p.open.innerEnd, p.open.end = start, end
 		p.open, p.depth = p.open.parent, p.depth-1
 	case xml.CharData:
-		if p.open == p.root && strings.Trim(string(t), blanks) != "" {
-			return p.fail(start, "text outside of all elements", "that is not well-formed XML", "remove it")
+		if rest := strings.TrimLeft(p.src.Text[start:end], blanks); p.open == p.root && rest != "" {
+			return p.fail(end-len(rest), "text outside of all elements", "that is not well-formed XML", "remove it")
 		}
 		if p.depth == textDepth {
 			p.open.text += string(t)
