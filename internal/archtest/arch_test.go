@@ -27,7 +27,7 @@ var tiers = [][]string{
 	{"ring", "xen", "xenstore/wire", "channel", "spool", "xenbus", "agent/qga", "internal/sys"},
 	{"channel/domcfg"},
 	{"channel/xlcfg", "channel/declared", "channel/domxml", "xenstore", "xenstore/storeserver", "xenstore/storetest", "xen/xentest", "endpoint", "internal/fdstore"},
-	{"endpoint/unixsock", "endpoint/pty", "endpoint/endpointtest", "xen/xendev", "xen/xensim"},
+	{"channel/convert", "endpoint/unixsock", "endpoint/pty", "endpoint/endpointtest", "xen/xendev", "xen/xensim"},
 	{"console", "toolstack"},
 	{"internal/daemon", "internal/simguest"},
 	{"internal/sim", "internal/doctor"},

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/xenchan/xenchan/channel"
+	"github.com/xenchan/xenchan/channel/domcfg"
 	"github.com/xenchan/xenchan/channel/xlcfg"
 )
 
@@ -19,21 +20,24 @@ func (a *app) checkCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check FILE",
 		Short: "Check a domain configuration and print its channels",
-		Long: `Check reads a domain's configuration, an xl.cfg, and prints the channels that
-stock xl makes of it. FILE may be - for standard input.
+		Long: `Check reads a domain's configuration and prints the channels that the stock
+tools make of it: xl of an xl.cfg, libvirt's Xen driver of libvirt XML. It tells
+them apart by their content; it reads the JSON of "xl -N create" and "xl list -l"
+too. FILE may be - for standard input.
 
-What xl refuses is an error: all errors are reported at once, each as
+What xl or libvirt refuses is an error: all errors are reported at once, each as
 FILE:LINE:COL: what: why; fix, and make the exit status 2. Warnings do not: they
 say where xl does something that the file does not show, like dropping an item,
 and what xenchan cannot serve, like two channels of one name. With --strict they
-are errors too. Notes are about xl and not about the file.
+are errors too. Notes are about the tools and not about the file.
 
 Some of it depends on the version of xl: --xen names it. On a Xen host it is the
 host's own unless it is named; elsewhere check speaks of every version from 4.17 on.
-Check judges the language, name, uuid and channel, and no other parameters.`,
+Check judges the language, the domain's name and uuid and its channels, and nothing
+else.`,
 		Example: `  xenchan check /etc/xen/web.cfg
   xenchan check --strict --xen 4.18.5 web.cfg
-  xenchan check web.cfg -o json`,
+  virsh dumpxml --inactive web | xenchan check - -o json`,
 		Args: args(1, 1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			xen, err := xenVersion(version, "/sys/hypervisor")
@@ -54,14 +58,14 @@ func (a *app) check(path string, xen xlcfg.Version, strict bool) error {
 	if err != nil {
 		return err
 	}
-	channels, warnings, err := xlcfg.Stock(file, xen)
-	refused := xlcfg.Errors{}
+	channels, warnings, err := file.Stock(xen)
+	refused := domcfg.Errors{}
 	for _, w := range warnings {
 		switch {
 		case w.Note:
 			a.warn("note: %s", w.String())
 		case strict:
-			refused = append(refused, &xlcfg.Error{Message: w.Message})
+			refused = append(refused, &domcfg.Error{Message: w.Message})
 		default:
 			a.warn("warning: %s", w.String())
 		}
@@ -102,7 +106,7 @@ func xenVersion(named, hypervisor string) (xlcfg.Version, error) {
 	return v, nil
 }
 
-func (a *app) printSpecs(channels []xlcfg.Located) error {
+func (a *app) printSpecs(channels []domcfg.Located) error {
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 	wide := a.output == "wide"
 	fmt.Fprint(w, "NAME\tCONNECTION\tPATH\tBACKEND")

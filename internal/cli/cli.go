@@ -140,7 +140,7 @@ a Xen host and programs in its guests, which find them by name.`,
 		title    string
 		commands []*cobra.Command
 	}{
-		{"Channels", []*cobra.Command{a.listCommand(), a.attachCommand(), a.detachCommand(), a.connectCommand(), a.agentCommand(), a.checkCommand(), a.doctorCommand()}},
+		{"Channels", []*cobra.Command{a.listCommand(), a.attachCommand(), a.detachCommand(), a.connectCommand(), a.agentCommand(), a.checkCommand(), a.convertCommand(), a.doctorCommand()}},
 		{"Domains", append([]*cobra.Command{a.createCommand()}, a.domainCommands()...)},
 		{"Host", []*cobra.Command{a.daemonCommand()}},
 		{"Without Xen", []*cobra.Command{a.demoCommand(), a.simCommand(), a.simGuestCommand(), a.simEchoCommand()}},

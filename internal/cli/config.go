@@ -6,14 +6,15 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/xenchan/xenchan/channel/xlcfg"
+	"github.com/xenchan/xenchan/channel/convert"
+	"github.com/xenchan/xenchan/channel/domcfg"
 )
 
 // domainConfig is what a domain's configuration file says about channels.
 type domainConfig struct {
 	name, uuid string
-	channels   []xlcfg.Located
-	warnings   []xlcfg.Warning
+	channels   []domcfg.Located
+	warnings   []domcfg.Warning
 }
 
 // readConfig reads a domain's configuration and reports all that is wrong with
@@ -23,7 +24,7 @@ func (a *app) readConfig(path string) (domainConfig, error) {
 	if err != nil {
 		return domainConfig{}, err
 	}
-	channels, warnings, err := xlcfg.Channels(file)
+	channels, warnings, err := file.Channels()
 	if err != nil {
 		return domainConfig{}, a.reportErrors(err)
 	}
@@ -37,12 +38,13 @@ func (a *app) readConfig(path string) (domainConfig, error) {
 	return c, nil
 }
 
-func (a *app) parseConfig(path string) (*xlcfg.File, error) {
+// parseConfig reads a domain's configuration of any form.
+func (a *app) parseConfig(path string) (*convert.File, error) {
 	src, err := a.readFile(path)
 	if err != nil {
 		return nil, usageError{err}
 	}
-	file, err := xlcfg.Parse(path, src)
+	file, err := convert.Parse(path, src)
 	if err != nil {
 		return nil, a.reportErrors(err)
 	}
@@ -51,7 +53,7 @@ func (a *app) parseConfig(path string) (*xlcfg.File, error) {
 
 // reportErrors prints each error of a file with the line it is on.
 func (a *app) reportErrors(err error) error {
-	var all xlcfg.Errors
+	var all domcfg.Errors
 	if !errors.As(err, &all) {
 		return usageError{err}
 	}

@@ -5,7 +5,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"strings"
 	"syscall"
 	"time"
 
@@ -24,9 +23,6 @@ func (a *app) readFile(path string) ([]byte, error) {
 	}
 	if len(src) > xlcfg.MaxFileSize {
 		return nil, fmt.Errorf("%s: more than %d bytes, which no domain configuration has; check that this is the right file", path, xlcfg.MaxFileSize)
-	}
-	if strings.HasPrefix(strings.TrimSpace(string(src[:min(len(src), 4096)])), "<") {
-		return nil, fmt.Errorf("%s: this looks like libvirt XML, which this version does not read; give an xl.cfg (`virsh domxml-to-native xen-xl` makes one)", path)
 	}
 	return src, nil
 }

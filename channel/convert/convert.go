@@ -1,0 +1,194 @@
+// Package convert reads the channels of a domain in every form that people keep
+// them in, and writes them in each: xl.cfg, libvirt's XML, and the JSON in which
+// libxl writes a domain's configuration.
+package convert
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/xenchan/xenchan/channel"
+	"github.com/xenchan/xenchan/channel/domcfg"
+	"github.com/xenchan/xenchan/channel/domxml"
+	"github.com/xenchan/xenchan/channel/xlcfg"
+)
+
+// Form is a form of a domain's configuration.
+type Form string
+
+// The forms, by the words of the command line.
+const (
+	XL      Form = "xl"
+	Libvirt Form = "libvirt"
+	JSON    Form = "json"
+)
+
+// Forms lists them.
+func Forms() []Form { return []Form{XL, Libvirt, JSON} }
+
+// FormOf tells the form by the first byte that is not blank: an xl.cfg cannot begin
+// with a '<', a '{' or a '['.
+func FormOf(src []byte) Form {
+	for _, utf16 := range []string{"\xff\xfe<\x00", "\xfe\xff\x00<"} {
+		if bytes.HasPrefix(src, []byte(utf16)) {
+			return Libvirt // which says what to do about it
+		}
+	}
+	switch text := bytes.TrimLeft(bytes.TrimPrefix(src, []byte("\ufeff")), " \t\r\n"); {
+	case bytes.HasPrefix(text, []byte("<")):
+		return Libvirt
+	case bytes.HasPrefix(text, []byte("{")), bytes.HasPrefix(text, []byte("[")):
+		return JSON
+	}
+	return XL
+}
+
+// File is a parsed configuration of any form. Errors of its methods are those of
+// the form's package, all of them [domcfg.Errors] or [*domcfg.Error].
+type File struct {
+	Form Form
+	source
+}
+
+type source interface {
+	// DomainName is "" where the form does not need one and there is none.
+	DomainName() (string, error)
+	// DomainUUID is "" when there is none.
+	DomainUUID() (string, error)
+	// Stock gives the channels that the stock tools make of the file; for an xl.cfg
+	// those of the version xen. What xenchan cannot serve is a warning.
+	Stock(xen xlcfg.Version) ([]domcfg.Located, []domcfg.Warning, error)
+	// Channels is Stock for those who serve the channels: each Spec is valid.
+	Channels() ([]domcfg.Located, []domcfg.Warning, error)
+	// Replace is the file with specs in place of its channels, and every other
+	// byte as it is.
+	Replace(specs []channel.Spec) (string, error)
+}
+
+// Parse reads a configuration of any form. file is its name for messages.
+func Parse(file string, src []byte) (*File, error) {
+	var s source
+	var err error
+	form := FormOf(src)
+	switch form {
+	case Libvirt:
+		var f *domxml.File
+		f, err = domxml.Parse(file, src)
+		s = libvirt{f}
+	case JSON:
+		s, err = parseJSON(file, src)
+	default:
+		var f *xlcfg.File
+		f, err = xlcfg.Parse(file, src)
+		s = xl{f}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &File{form, s}, nil
+}
+
+// Replace is the file with specs in place of its channels, and every other byte as
+// it is. It reads the result to be sure that it says what it should.
+func (f *File) Replace(specs []channel.Spec) (string, error) {
+	text, err := f.source.Replace(specs)
+	if err != nil {
+		return "", err
+	}
+	again, err := Parse("the result", []byte(text))
+	if err != nil {
+		return "", fmt.Errorf("this file cannot be changed: %w", err)
+	}
+	got, _, err := again.Channels()
+	if err != nil {
+		return "", fmt.Errorf("this file cannot be changed: %w", err)
+	}
+	if !slices.EqualFunc(got, specs, func(l domcfg.Located, s channel.Spec) bool { return l.Spec == s }) {
+		return "", errors.New("this file cannot be changed: the result would have other channels")
+	}
+	return text, nil
+}
+
+type xl struct{ *xlcfg.File }
+
+func (f xl) Stock(xen xlcfg.Version) ([]domcfg.Located, []domcfg.Warning, error) {
+	return xlcfg.Stock(f.File, xen)
+}
+
+func (f xl) Channels() ([]domcfg.Located, []domcfg.Warning, error) { return xlcfg.Channels(f.File) }
+
+func (f xl) Replace(specs []channel.Spec) (string, error) { return xlcfg.Replace(f.File, specs) }
+
+type libvirt struct{ *domxml.File }
+
+func (f libvirt) Stock(xlcfg.Version) ([]domcfg.Located, []domcfg.Warning, error) {
+	return domxml.Stock(f.File)
+}
+
+func (f libvirt) Channels() ([]domcfg.Located, []domcfg.Warning, error) {
+	return domxml.Channels(f.File)
+}
+
+func (f libvirt) Replace(specs []channel.Spec) (string, error) { return domxml.Replace(f.File, specs) }
+
+// Format is specs alone in a form. It ends in a newline, unless it is empty, as
+// libvirt's form of no channels is.
+func Format(form Form, specs []channel.Spec) (string, error) {
+	switch form {
+	case XL:
+		return xlcfg.Format(specs), nil
+	case Libvirt:
+		return domxml.Format(specs), nil
+	case JSON:
+		return formatJSON(specs), nil
+	}
+	var known []string
+	for _, f := range Forms() {
+		known = append(known, string(f))
+	}
+	return "", fmt.Errorf("%q is no form of a configuration; the forms are %s", form, strings.Join(known, ", "))
+}
+
+// isStock says that the stock tools know a key.
+func isStock(key string) bool {
+	return key == "name" || key == "connection" || key == "path" || key == "backend"
+}
+
+// ownFields are those of s that only xenchan knows.
+func ownFields(s channel.Spec) []channel.Field {
+	return slices.DeleteFunc(channel.Fields(s.String()), func(f channel.Field) bool { return isStock(f.Key) })
+}
+
+// Warnings says what of specs the tools that read a form do not know.
+func Warnings(form Form, specs []channel.Spec) []string {
+	var all []string
+	for _, s := range specs {
+		var own []string
+		if s.Backend != "" && form == Libvirt {
+			own = append(own, "backend")
+		}
+		for _, f := range ownFields(s) {
+			own = append(own, f.Key)
+		}
+		if len(own) > 0 {
+			what := map[Form]string{
+				XL:      "xl warns of it and goes on",
+				Libvirt: "it is in <metadata>, which belongs into <domain>, and libvirt leaves it alone",
+				JSON:    "libxl ignores it",
+			}[form]
+			all = append(all, fmt.Sprintf("%s: only xenchan knows %s: %s", s.Name, strings.Join(own, ", "), what))
+		}
+		if s.Connection == channel.Socket && s.Path == "" {
+			what := map[Form]string{
+				XL:      "xl refuses the file",
+				Libvirt: "libvirt puts it at /var/lib/libvirt/libxl/channel/target/DOMAIN-NAME",
+				JSON:    "libxl requires one",
+			}[form]
+			all = append(all, fmt.Sprintf("%s: a socket without path: xenchan puts it at /run/xenchan/DOMAIN/NAME.sock; %s", s.Name, what))
+		}
+	}
+	return all
+}
