@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/toolstack"
 	"github.com/xenchan/xenchan/xenstore"
 )
@@ -177,4 +178,24 @@ func TestDetach_leavesTheRestAlone(t *testing.T) {
 		t.Error("still there")
 	}
 	h.check(h.tools.Detach(t.Context(), web, "b"))
+}
+
+// What is left of a domain that is gone is removed; what is not ours, or whose
+// domain is there, stays.
+func TestSweep(t *testing.T) {
+	h := newHost(t)
+	defer h.close()
+	a, err := h.tools.Attach(t.Context(), toolstack.Domain{ID: 6, Name: "drv"}, channel.Spec{Name: "a", Connection: channel.PTY})
+	h.check(err)
+	alive := h.attach("alive")
+	h.write("/local/domain/0/backend/console/6/9/frontend", "/local/domain/6/device/console/9", "n0") // of libxl
+	h.check(h.store.Remove(t.Context(), "/local/domain/6"))
+	all, err := h.tools.Domains(t.Context())
+	h.check(err)
+	h.check(h.tools.Sweep(t.Context(), all))
+	for path, want := range map[string]bool{a.Backend: false, alive.Backend: true, "/local/domain/0/backend/console/6/9": true} {
+		if got, err := h.store.Exists(t.Context(), path); got != want || err != nil {
+			t.Errorf("%s exists: %v, %v", path, got, err)
+		}
+	}
 }

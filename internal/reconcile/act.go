@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -138,6 +139,21 @@ func (o *offers) stop(k key) {
 	if this != nil {
 		this.stop()
 		<-this.done
+	}
+}
+
+// keep ends the offers of channels that are no longer declared.
+func (o *offers) keep(rows []Row) {
+	o.mu.Lock()
+	var gone []key
+	for k := range o.all {
+		if !slices.ContainsFunc(rows, func(r Row) bool { return k == key{r.DomID, r.Name} }) {
+			gone = append(gone, k)
+		}
+	}
+	o.mu.Unlock()
+	for _, k := range gone {
+		o.stop(k)
 	}
 }
 

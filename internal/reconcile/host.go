@@ -17,6 +17,9 @@ func (r *Reconciler) look(ctx context.Context) ([]domain, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := r.tools.Sweep(ctx, all); err != nil {
+		return nil, err
+	}
 	all = slices.DeleteFunc(all, func(d toolstack.Domain) bool { return d.ID == 0 })
 	r.forget(all)
 	var domains []domain
@@ -59,6 +62,7 @@ func (r *Reconciler) follow(w *xenstore.Watch) {
 			w.Take()
 			poke(r.changed)
 		}
+		poke(r.changed) // the connection may be lost
 	})
 }
 

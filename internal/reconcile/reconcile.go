@@ -78,9 +78,15 @@ type failure struct {
 	next    time.Time
 }
 
+// request is to apply the files, now.
 type request struct {
 	dry    bool
-	answer chan Report // capacity 1
+	answer chan answer // capacity 1
+}
+
+type answer struct {
+	report Report
+	err    error
 }
 
 // New makes a reconciler, which does nothing until it is Run.
@@ -108,15 +114,15 @@ func (r *Reconciler) Report() Report { return *r.last.Load() }
 // Apply reads the files anew, makes it so, and says what it did. When anything is
 // wrong with the files nothing changes.
 func (r *Reconciler) Apply(ctx context.Context, dry bool) (Report, error) {
-	q := request{dry: dry, answer: make(chan Report, 1)}
+	q := request{dry: dry, answer: make(chan answer, 1)}
 	select {
 	case r.asked <- q:
 	case <-ctx.Done():
 		return Report{}, ctx.Err()
 	}
 	select {
-	case report := <-q.answer:
-		return report, nil
+	case a := <-q.answer:
+		return a.report, a.err
 	case <-ctx.Done():
 		return Report{}, ctx.Err()
 	}
@@ -137,8 +143,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		return fmt.Errorf("ask xenstore which domain this is: %w", err)
 	}
 	if self != "0" {
-		<-ctx.Done()
-		return nil
+		return r.refuse(ctx, self)
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer r.wg.Wait()
@@ -162,8 +167,22 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := r.await(ctx, wait); err != nil || ctx.Err() != nil {
+		if err := r.await(ctx, wait); ctx.Err() != nil {
+			return nil
+		} else if err != nil {
 			return err
+		}
+	}
+}
+
+// refuse does nothing until the context ends but say why.
+func (r *Reconciler) refuse(ctx context.Context, self string) error {
+	for {
+		select {
+		case q := <-r.asked:
+			q.answer <- answer{err: fmt.Errorf("this is domain %s, and only the control domain gives channels to others", self)}
+		case <-ctx.Done():
+			return nil
 		}
 	}
 }
@@ -204,39 +223,39 @@ func (r *Reconciler) load() {
 	r.set, r.mistakes = set, mistakes
 }
 
-// apply is Apply, in the goroutine of Run.
-func (r *Reconciler) apply(ctx context.Context, q request) error {
+// apply is Apply, in the goroutine of Run. Its own error ends Run.
+func (r *Reconciler) apply(ctx context.Context, q request) (err error) {
+	var report Report
 	set, err := declared.ReadDir(r.Dir)
 	if err != nil {
-		bad := newReport(nil)
-		bad.Mistakes = append(bad.Mistakes, Mistake{File: r.Dir, Message: err.Error()})
-		q.answer <- bad
+		q.answer <- answer{err: err}
 		return nil
 	}
-	if mistakes := set.Check(); len(mistakes) > 0 {
-		q.answer <- newReport(mistakes)
-		return nil
+	mistakes := set.Check()
+	switch {
+	case len(mistakes) > 0:
+		report = newReport(mistakes)
+	case q.dry:
+		report, err = r.foresee(ctx, set)
+	default:
+		r.set, r.mistakes = set, nil
+		_, err = r.pass(ctx, true)
+		report = r.Report()
 	}
-	if q.dry {
-		domains, err := r.look(ctx)
-		if err != nil {
-			return err
-		}
-		report := newReport(nil)
-		report.DryRun = true
-		for _, s := range plan(set, domains, r.RunDir) {
-			report.Channels = append(report.Channels, s.Row)
-		}
-		sortRows(report.Channels)
-		q.answer <- report
-		return nil
+	q.answer <- answer{report, err}
+	return err
+}
+
+// foresee says what would become of these files.
+func (r *Reconciler) foresee(ctx context.Context, set *declared.Set) (Report, error) {
+	domains, err := r.look(ctx)
+	report := newReport(nil)
+	report.DryRun = true
+	for _, s := range plan(set, domains, r.RunDir) {
+		report.Channels = append(report.Channels, s.Row)
 	}
-	r.set, r.mistakes = set, nil
-	if _, err := r.pass(ctx, true); err != nil {
-		return err
-	}
-	q.answer <- r.Report()
-	return nil
+	sortRows(report.Channels)
+	return report, err
 }
 
 // pass looks at everything and does what is to be done; what has failed a moment
@@ -248,9 +267,10 @@ func (r *Reconciler) pass(ctx context.Context, pressed bool) (time.Duration, err
 		return 0, err
 	}
 	steps := plan(r.set, domains, r.RunDir)
-	if !pressed {
-		r.hold(steps)
+	if pressed {
+		clear(r.failed)
 	}
+	r.hold(steps)
 	r.carryOut(ctx, steps)
 	if ctx.Err() != nil {
 		return 0, ctx.Err()
@@ -262,6 +282,7 @@ func (r *Reconciler) pass(ctx context.Context, pressed bool) (time.Duration, err
 	sortRows(report.Channels)
 	r.last.Store(&report)
 	r.log(report.Channels)
+	r.offers.keep(report.Channels)
 	return r.retries(report.Channels), nil
 }
 

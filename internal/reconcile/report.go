@@ -73,19 +73,19 @@ const (
 // Routes are what the reconciler answers on the status socket.
 func (r *Reconciler) Routes() map[string]http.HandlerFunc {
 	return map[string]http.HandlerFunc{
-		"GET " + ReportPath: func(w http.ResponseWriter, _ *http.Request) { answer(w, r.Report()) },
+		"GET " + ReportPath: func(w http.ResponseWriter, _ *http.Request) { writeReport(w, r.Report()) },
 		"POST " + ApplyPath: func(w http.ResponseWriter, req *http.Request) {
 			report, err := r.Apply(req.Context(), req.URL.Query().Get("dry_run") != "")
 			if err != nil {
 				http.Error(w, err.Error(), http.StatusServiceUnavailable)
 				return
 			}
-			answer(w, report)
+			writeReport(w, report)
 		},
 	}
 }
 
-func answer(w http.ResponseWriter, report Report) {
+func writeReport(w http.ResponseWriter, report Report) {
 	w.Header().Set("Content-Type", "application/json")
 	json.NewEncoder(w).Encode(report)
 }

@@ -88,6 +88,11 @@ func (n nodes) addDomain(ctx context.Context, d *domain) error {
 		{home + "/console/type", "xenconsoled", nil},
 		{home + "/console/output", "pty", nil},
 		{home + "/console/tty", "", nil},
+		// The last of the consoles that libxl writes, and the first that it
+		// removes: a domain without it is being made or destroyed.
+		{lib + "/device/console/0", "", private()},
+		{lib + "/device/console/0/frontend", home + "/console", nil},
+		{lib + "/device/console/0/backend", "/local/domain/0/backend/console/" + d.id.String() + "/0", nil},
 	})
 }
 
