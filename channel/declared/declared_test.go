@@ -77,6 +77,23 @@ func TestReadDir(t *testing.T) {
 	}
 }
 
+// The examples are good, and mean what they say they do.
+func TestExamples(t *testing.T) {
+	set, err := ReadDir("../../examples/channels.d")
+	if err != nil || len(set.Files) == 0 {
+		t.Fatalf("no examples: %v", err)
+	}
+	if errs := set.Check(); len(errs) > 0 {
+		t.Error(errs)
+	}
+	if got := channelNames(set.For("web-7", "").Channels); got != "org.qemu.guest_agent.0 org.example.log.0" {
+		t.Error(got)
+	}
+	if got := channelNames(set.For("db", "").Channels); got != "org.qemu.guest_agent.0" {
+		t.Error(got)
+	}
+}
+
 func channelNames(all []domcfg.Located) string {
 	var names []string
 	for _, c := range all {

@@ -29,7 +29,7 @@ var tiers = [][]string{
 	{"channel/xlcfg", "channel/declared", "channel/domxml", "xenstore", "xenstore/storeserver", "xenstore/storetest", "xen/xentest", "endpoint", "internal/fdstore"},
 	{"channel/convert", "endpoint/unixsock", "endpoint/pty", "endpoint/endpointtest", "xen/xendev", "xen/xensim"},
 	{"console", "toolstack"},
-	{"internal/daemon", "internal/simguest"},
+	{"internal/daemon", "internal/reconcile", "internal/simguest"},
 	{"internal/sim", "internal/doctor"},
 	{"internal/cli"},
 	{"cmd/xenchan"},
@@ -46,6 +46,8 @@ var alone = []string{"ring", "xen", "xenstore/wire", "channel", "spool", "xenbus
 var never = []struct{ pkg, on, why string }{
 	{"internal/daemon", "xen/xendev", "the daemon runs on any hypervisor; cli chooses"},
 	{"internal/daemon", "xen/xensim", "the daemon runs on any hypervisor; cli chooses"},
+	{"internal/reconcile", "internal/daemon", "it works on xenstore alone, beside whichever backend"},
+	{"internal/reconcile", "xen/xendev", "it works on xenstore alone"},
 	{"console", "xen/xendev", "everything above the seam runs on any hypervisor"},
 	{"console", "xen/xensim", "everything above the seam runs on any hypervisor"},
 	{"toolstack", "internal/daemon", "the commands need no daemon"},

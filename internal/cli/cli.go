@@ -142,7 +142,7 @@ a Xen host and programs in its guests, which find them by name.`,
 	}{
 		{"Channels", []*cobra.Command{a.listCommand(), a.attachCommand(), a.detachCommand(), a.connectCommand(), a.agentCommand(), a.checkCommand(), a.convertCommand(), a.doctorCommand()}},
 		{"Domains", append([]*cobra.Command{a.createCommand()}, a.domainCommands()...)},
-		{"Host", []*cobra.Command{a.daemonCommand()}},
+		{"Host", []*cobra.Command{a.daemonCommand(), a.applyCommand()}},
 		{"Without Xen", []*cobra.Command{a.demoCommand(), a.simCommand(), a.simGuestCommand(), a.simEchoCommand()}},
 		{"More", []*cobra.Command{a.versionCommand(), a.completionCommand()}},
 	} {

@@ -1,25 +1,33 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	backend "github.com/xenchan/xenchan/internal/daemon"
+	"github.com/xenchan/xenchan/internal/reconcile"
 	"github.com/xenchan/xenchan/xenstore"
 )
 
 func (a *app) daemonCommand() *cobra.Command {
 	var verbose bool
-	var file string
+	var file, channels string
 	cmd := &cobra.Command{
 		Use:   "daemon",
 		Short: "Serve the channels of this host",
 		Long: `Daemon serves every channel whose backend is this domain, those that are there and
 those to come, until it is stopped. It leaves channels as they are when it stops:
 guests do not notice, and the next daemon goes on.
+
+In the control domain it also gives domains the channels that drop-in files declare,
+see ` + "`xenchan apply --help`" + `. SIGHUP has it read these files and the level of its log anew.
 
 ` + daemonConfigHelp,
 		Example: "  xenchan daemon\n  xenchan daemon --config /etc/xenchan/xenchan.toml\n  xenchan daemon --host sim:/tmp/host --verbose",
@@ -29,13 +37,14 @@ guests do not notice, and the next daemon goes on.
 			if err != nil {
 				return err
 			}
-			if verbose {
-				config.Log.Level = slog.LevelDebug
-			}
+			config.file, config.verbose = file, verbose
+			config.Channels.Dir = cmp.Or(channels, config.Channels.Dir)
 			return a.runDaemon(cmd.Context(), config)
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", "", "configuration `FILE`")
+	cmd.Flags().StringVar(&channels, "channels-dir", "", "`DIR` of the drop-in files (default "+xenChannelsDir+";\non an embedded host DIR/channels.d)")
+	cmd.MarkFlagDirname("channels-dir")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "log every change of state and every client")
 	return cmd
 }
@@ -56,9 +65,22 @@ func (a *app) runDaemon(ctx context.Context, config daemonConfig) error {
 	}
 	store := xenstore.New(stream)
 	defer store.Close()
-	log := a.logger(config)
+	var level slog.LevelVar
+	level.Set(config.level())
+	log := a.logger(config, &level)
+	r := reconcile.New(reconcile.Config{
+		Store: store, RunDir: w.runDir(), Dir: cmp.Or(config.Channels.Dir, w.channelsDir()), Log: log,
+	})
 	return backend.Run(ctx, backend.Config{
 		Store: store, Hypervisor: hv, RunDir: w.runDir(), Log: log,
+		Routes: r.Routes(),
+		Beside: func(ctx context.Context) error {
+			hangups := make(chan os.Signal, 1)
+			signal.Notify(hangups, syscall.SIGHUP)
+			defer signal.Stop(hangups)
+			go reloadOn(ctx, hangups, func() { reread(config, &level, log); r.Reload() })
+			return r.Run(ctx)
+		},
 		Ready: func() {
 			log.Info("ready", "run_dir", w.runDir())
 			daemon.SdNotify(false, daemon.SdNotifyReady)
@@ -66,9 +88,37 @@ func (a *app) runDaemon(ctx context.Context, config daemonConfig) error {
 	})
 }
 
+// reloadOn reloads at each signal until the context ends. A service manager waits
+// for the end of what it has asked for (sd_notify(3), RELOADING=1).
+func reloadOn(ctx context.Context, hangups <-chan os.Signal, reload func()) {
+	for {
+		select {
+		case <-hangups:
+			daemon.SdNotify(false, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
+			reload()
+			daemon.SdNotify(false, daemon.SdNotifyReady)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// reread takes over what can change while the daemon runs: the level of its log.
+// A file with an error changes nothing.
+func reread(config daemonConfig, level *slog.LevelVar, log *slog.Logger) {
+	now, err := readDaemonConfig(config.file)
+	if err != nil {
+		log.Error("configuration stays as it is", "error", err)
+		return
+	}
+	now.verbose = config.verbose
+	level.Set(now.level())
+	log.Info("reloaded")
+}
+
 // logger writes to stderr, where systemd's journal and a terminal both look.
-func (a *app) logger(config daemonConfig) *slog.Logger {
-	options := &slog.HandlerOptions{Level: config.Log.Level}
+func (a *app) logger(config daemonConfig, level slog.Leveler) *slog.Logger {
+	options := &slog.HandlerOptions{Level: level}
 	if config.Log.Format == "json" {
 		return slog.New(slog.NewJSONHandler(a.stderr, options))
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 
 	"github.com/pelletier/go-toml/v2"
 )
@@ -16,6 +17,20 @@ type daemonConfig struct {
 		Level  slog.Level `toml:"level"`  // debug, info, warn or error
 		Format string     `toml:"format"` // text or json
 	} `toml:"log"`
+	Channels struct {
+		Dir string `toml:"dir"` // of the drop-in files
+	} `toml:"channels"`
+
+	file    string // where it was read from; empty if nowhere
+	verbose bool
+}
+
+// level is the level of the log.
+func (c daemonConfig) level() slog.Level {
+	if c.verbose {
+		return slog.LevelDebug
+	}
+	return c.Log.Level
 }
 
 const daemonConfigHelp = `The configuration file is TOML. All of it is optional:
@@ -23,6 +38,9 @@ const daemonConfigHelp = `The configuration file is TOML. All of it is optional:
   [log]
   level = "info"    # debug, info, warn or error
   format = "text"   # or json
+
+  [channels]
+  dir = "/etc/xenchan/channels.d"   # of the drop-in files
 
 With --verbose the level is debug.`
 
@@ -45,6 +63,9 @@ func readDaemonConfig(path string) (daemonConfig, error) {
 	}
 	if c.Log.Format != "text" && c.Log.Format != "json" {
 		return c, usagef("%s: log.format is %q; give text or json", path, c.Log.Format)
+	}
+	if c.Channels.Dir != "" && !filepath.IsAbs(c.Channels.Dir) {
+		return c, usagef("%s: channels.dir is %q; give an absolute path", path, c.Channels.Dir)
 	}
 	return c, nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/internal/daemon"
 	"github.com/xenchan/xenchan/toolstack"
 )
@@ -44,6 +45,10 @@ that does not answer is not waited for beyond the time-out: the channel goes any
 			defer cancel()
 			if err := tools.Detach(ctx, d, c.Name); err != nil {
 				return err
+			}
+			if c.Origin == channel.OriginDeclared {
+				a.warn("%s is declared in %s: a daemon attaches it again; take it out of that file and run `xenchan apply`", c.Name, c.DeclaredIn)
+				return nil
 			}
 			awaitGone(cmd.Context(), tools, c)
 			return nil

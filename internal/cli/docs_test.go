@@ -34,7 +34,8 @@ import (
 // The exit status is 0 unless a comment says another. A command that ends with &
 // runs on; see to it that the page ends it.
 //
-// /run/xenchan is the host's run directory, /dev/xen-channel the guest's, and the
+// /run/xenchan is the host's run directory, /etc/xenchan/channels.d that of its
+// drop-in files, /dev/xen-channel the guest's, and the
 // current directory is empty but for the files of the page: a block whose info
 // string has a second word, as in
 //
@@ -155,12 +156,12 @@ func runDocs(t *testing.T, page string, blocks []docBlock) {
 			write(filepath.Join(work, b.file), b.content)
 			continue
 		}
-		command := strings.ReplaceAll(b.command, "/run/xenchan", filepath.Join(host, "run"))
+		command := strings.NewReplacer("/run/xenchan", filepath.Join(host, "run"), xenChannelsDir, filepath.Join(host, "channels.d")).Replace(b.command)
 		if b.guest != "" {
 			command = strings.ReplaceAll(command, "/dev/xen-channel", filepath.Join(host, "guests", b.guest, "xen-channel"))
 		}
 		out, status := sh.run(t, command)
-		out = strings.ReplaceAll(out, filepath.Join(host, "run"), "/run/xenchan")
+		out = strings.NewReplacer(filepath.Join(host, "run"), "/run/xenchan", filepath.Join(host, "channels.d"), xenChannelsDir).Replace(out)
 		if status != b.status {
 			t.Fatalf("%s:%d: exit status %d, the page says %d: %s\n%s", page, b.line, status, b.status, b.command, out)
 		}

@@ -22,6 +22,9 @@ import (
 // xenRunDir is where the daemon of a real host keeps its sockets.
 const xenRunDir = "/run/xenchan"
 
+// xenChannelsDir is where the drop-in files of a real host are.
+const xenChannelsDir = "/etc/xenchan/channels.d"
+
 // where is the host that a command works on.
 type where struct {
 	dir string // of the embedded host; empty for real Xen
@@ -58,6 +61,13 @@ func (w where) runDir() string {
 		return sim.RunDir(w.dir)
 	}
 	return xenRunDir
+}
+
+func (w where) channelsDir() string {
+	if w.dir != "" {
+		return filepath.Join(w.dir, "channels.d")
+	}
+	return xenChannelsDir
 }
 
 // openStore connects to the host's xenstore as its control domain.

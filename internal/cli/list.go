@@ -47,6 +47,7 @@ many programs on the host are connected. The last two, and the counters that
 				return nil
 			}
 			a.addCounters(cmd.Context(), rows, tools.RunDir)
+			a.warnMissing(cmd.Context(), tools, args)
 			return a.printRows(rows)
 		},
 	}
@@ -121,7 +122,7 @@ func (a *app) printRows(rows []toolstack.Channel) error {
 			fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n",
 				cell(r.Domain), r.DomID, r.DevID, cell(r.Name), cell(string(r.Connection)), stateWord(r.State), stateWord(r.FrontendState), r.Guest,
 				number(r.Clients), number(r.GuestToHost), number(r.HostToGuest), number(r.Spooled), number(r.Dropped), number(r.Refused),
-				cell(string(r.Origin)), r.BackendDomID, number(r.Port), number(r.RingRef), place(r))
+				cell(origin(r)), r.BackendDomID, number(r.Port), number(r.RingRef), place(r))
 		}
 		return w.Flush()
 	}
@@ -154,6 +155,14 @@ func (a *app) printXL(rows []toolstack.Channel) {
 		fmt.Fprintln(a.stdout)
 		idx++
 	}
+}
+
+// origin is who made a channel, and in which file.
+func origin(c toolstack.Channel) string {
+	if c.DeclaredIn != "" {
+		return string(c.Origin) + "(" + c.DeclaredIn + ")"
+	}
+	return string(c.Origin)
 }
 
 // place is where the host end of a channel is.

@@ -24,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"path"
 	"strconv"
 	"strings"
@@ -45,7 +46,12 @@ type Config struct {
 	RunDir string
 	// Ready is called once every channel that was there at the start is served.
 	Ready func()
-	Log   *slog.Logger
+	// Beside, if set, runs for as long as the daemon has RunDir to itself.
+	Beside func(context.Context) error
+	// Routes are further requests that the status socket answers, by their
+	// patterns for [http.ServeMux].
+	Routes map[string]http.HandlerFunc
+	Log    *slog.Logger
 }
 
 // Daemon serves channels. Run owns one goroutine for each device.
@@ -89,6 +95,9 @@ func Run(ctx context.Context, c Config) error {
 	d.group, all = errgroup.WithContext(ctx)
 	d.group.Go(func() error { return d.serveStatus(all, status) })
 	d.group.Go(func() error { return d.follow(all) })
+	if d.Beside != nil {
+		d.group.Go(func() error { return d.Beside(all) })
+	}
 	d.group.Go(func() error { return d.observe(all) })
 	if err := d.group.Wait(); !errors.Is(err, context.Canceled) || ctx.Err() == nil {
 		return err

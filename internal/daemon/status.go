@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -89,6 +90,9 @@ func (d *Daemon) serveStatus(ctx context.Context, l net.Listener) error {
 		json.NewEncoder(w).Encode(d.status())
 	})
 	mux.HandleFunc("GET /v1/events", d.serveEvents)
+	for pattern, handle := range d.Routes {
+		mux.HandleFunc(pattern, handle)
+	}
 	s := &http.Server{
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute,
 		BaseContext: func(net.Listener) context.Context { return ctx },
@@ -125,9 +129,9 @@ func client(runDir string) *http.Client {
 	}}
 }
 
-// get asks for a path. The caller closes the body.
-func get(ctx context.Context, c *http.Client, runDir, path string) (io.ReadCloser, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://daemon"+path, nil)
+// request sends a request without a body. The caller closes the answer's.
+func request(ctx context.Context, c *http.Client, runDir, method, path string) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://daemon"+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -136,26 +140,35 @@ func get(ctx context.Context, c *http.Client, runDir, path string) (io.ReadClose
 		return nil, fmt.Errorf("no daemon answers at %s: %w", statusPath(runDir), err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		resp.Body.Close()
-		return nil, fmt.Errorf("the daemon at %s refuses %s: %s", statusPath(runDir), path, resp.Status)
+		defer resp.Body.Close()
+		why, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))
+		return nil, fmt.Errorf("the daemon at %s refuses %s: %s: %s", statusPath(runDir), path, resp.Status, strings.TrimSpace(string(why)))
 	}
 	return resp.Body, nil
+}
+
+// Call sends a request to the daemon of a run directory, and decodes its answer.
+func Call(ctx context.Context, runDir, method, path string, into any) error {
+	c := client(runDir)
+	defer c.CloseIdleConnections()
+	body, err := request(ctx, c, runDir, method, path)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if err := json.NewDecoder(io.LimitReader(body, maxStatus)).Decode(into); err != nil {
+		return fmt.Errorf("the daemon's answer: %w", err)
+	}
+	return nil
 }
 
 // Query asks the daemon of a run directory for the state of its channels.
 func Query(ctx context.Context, runDir string) ([]Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	c := client(runDir)
-	defer c.CloseIdleConnections()
-	body, err := get(ctx, c, runDir, "/v1/channels")
-	if err != nil {
-		return nil, err
-	}
-	defer body.Close()
 	var rows []Status
-	if err := json.NewDecoder(io.LimitReader(body, maxStatus)).Decode(&rows); err != nil {
-		return nil, fmt.Errorf("the daemon's answer: %w", err)
+	if err := Call(ctx, runDir, http.MethodGet, "/v1/channels", &rows); err != nil {
+		return nil, err
 	}
 	return rows, nil
 }

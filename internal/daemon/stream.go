@@ -120,7 +120,7 @@ func (d *Daemon) compare(known map[*device]Status) map[*device]Status {
 func Subscribe(ctx context.Context, runDir string, tell func(channel.Event) error) error {
 	c := client(runDir)
 	defer c.CloseIdleConnections()
-	body, err := get(ctx, c, runDir, "/v1/events")
+	body, err := request(ctx, c, runDir, http.MethodGet, "/v1/events")
 	if err != nil {
 		return err
 	}

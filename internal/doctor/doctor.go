@@ -84,6 +84,9 @@ func Check(ctx context.Context, h Host, domain, name string) ([]Finding, error) 
 	r.add("store", OK, "", "xenstored answers; this is domain %s", self)
 	served, running := checkDaemon(ctx, r, h.RunDir)
 
+	if running {
+		r.findings = append(r.findings, checkDeclared(ctx, h.RunDir, domain, name)...)
+	}
 	tools := &toolstack.Toolstack{Store: store, RunDir: h.RunDir}
 	channels, err := wanted(ctx, tools, domain, name)
 	if err != nil {

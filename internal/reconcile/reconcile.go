@@ -235,6 +235,10 @@ func (r *Reconciler) apply(ctx context.Context, q request) (err error) {
 	switch {
 	case len(mistakes) > 0:
 		report = newReport(mistakes)
+		r.mistakes = mistakes // for those who ask later; the channels stay
+		was := r.Report()
+		was.Mistakes = report.Mistakes
+		r.last.Store(&was)
 	case q.dry:
 		report, err = r.foresee(ctx, set)
 	default:
