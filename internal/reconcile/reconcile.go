@@ -89,7 +89,7 @@ type answer struct {
 	err    error
 }
 
-// New makes a reconciler, which does nothing until it is Run.
+// New makes a reconciler, which reads the files and does nothing until it is Run.
 func New(c Config) *Reconciler {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -102,6 +102,7 @@ func New(c Config) *Reconciler {
 	}
 	empty := newReport(nil)
 	r.last.Store(&empty)
+	r.load()
 	return r
 }
 
@@ -158,7 +159,6 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		defer w.Close()
 	}
 	defer r.forget(nil)
-	r.load()
 	for {
 		wait, err := r.pass(ctx, false)
 		if ctx.Err() != nil {
