@@ -6,6 +6,8 @@ package endpoint
 import (
 	"context"
 	"io"
+
+	"github.com/xenchan/xenchan/internal/sys"
 )
 
 // Endpoint waits for clients at one well-known place on the host.
@@ -25,6 +27,16 @@ type Endpoint interface {
 	// socket that were accepted stay until they are closed; a terminal ends
 	// with its clients. Closing again does nothing.
 	Close() error
+
+	// Handle is one more descriptor of the endpoint. While a process keeps it, the
+	// endpoint lives on, and can be adopted by another one. Leave is Close for that
+	// case: what is in the host's file system stays.
+	Handle() (*sys.Handle, error)
+	Leave() error
+
+	// Restore makes a client of its Handle, which it owns from then on, in the
+	// process that has adopted the endpoint.
+	Restore(h *sys.Handle) (Client, error)
 }
 
 // Client is one program at an endpoint, or all that hold one terminal open.
@@ -38,6 +50,17 @@ type Endpoint interface {
 // [net.ErrClosed] then.
 type Client interface {
 	io.ReadWriteCloser
+
+	// ReadInto and WriteFrom are Read and Write with a pipe for the bytes, see
+	// [sys.Pipe]: a process that is killed meanwhile leaves no doubt about which
+	// bytes have moved. ReadInto moves at most max bytes into an empty pipe;
+	// WriteFrom returns when the client has taken some of what is in the pipe.
+	ReadInto(p *sys.Pipe, max int) (int, error)
+	WriteFrom(p *sys.Pipe) (int, error)
+
+	// Handle is one more descriptor of the client, to keep it for another process;
+	// nil on a terminal, where the endpoint's is all there is.
+	Handle() (*sys.Handle, error)
 
 	// Gone reports, without blocking, whether the client has left for good, so
 	// that nothing written can reach it. A client that has only finished

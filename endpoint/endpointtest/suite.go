@@ -30,8 +30,14 @@ type Harness struct {
 	Shared bool
 }
 
-// Run runs the suite. Each part of it must leave no goroutine and no descriptor.
+// Run runs the suite, with memory and with pipes for the bytes. Each part of it must
+// leave no goroutine and no descriptor.
 func Run(t *testing.T, h Harness) {
+	t.Run("memory", func(t *testing.T) { run(t, h) })
+	t.Run("pipes", func(t *testing.T) { run(t, h.throughPipes()) })
+}
+
+func run(t *testing.T, h Harness) {
 	h.New(t).Close() // what the process keeps for good is open from here on
 	for _, part := range []struct {
 		name string

@@ -32,6 +32,21 @@ var past = time.Unix(1, 0)
 
 // Read returns io.EOF once the client has left and its bytes are read.
 func (c *client) Read(p []byte) (int, error) {
+	return c.read(len(p),
+		func() (int, error) { return c.e.file.Read(p) },
+		func() (int, error) { return sys.ReadNow(c.e.rc, p) })
+}
+
+// ReadInto is Read into a pipe.
+func (c *client) ReadInto(p *sys.Pipe, max int) (int, error) {
+	return c.read(max,
+		func() (int, error) { return p.Fill(c.e.rc, max) },
+		func() (int, error) { return p.FillNow(c.e.rc, max) })
+}
+
+// read takes at most max bytes, with wait while the client is there, and with now
+// what it has left behind.
+func (c *client) read(max int, wait, now func() (int, error)) (int, error) {
 	c.readMu.Lock()
 	defer c.readMu.Unlock()
 	for {
@@ -41,16 +56,16 @@ func (c *client) Read(p []byte) (int, error) {
 			return 0, c.error("read", net.ErrClosed)
 		case c.eof:
 			return 0, io.EOF
-		case len(p) == 0:
+		case max == 0:
 			return 0, nil
 		case gone:
-			return c.drain(p)
+			return c.drain(now)
 		}
-		n, err := c.e.file.Read(p)
+		n, err := wait()
 		switch {
 		case n > 0:
 			return n, nil
-		case errors.Is(err, syscall.EIO), err == io.EOF:
+		case err == nil, errors.Is(err, syscall.EIO), err == io.EOF:
 			c.leave()
 		case errors.Is(err, os.ErrDeadlineExceeded): // closed or gone has changed
 		default:
@@ -60,8 +75,8 @@ func (c *client) Read(p []byte) (int, error) {
 }
 
 // drain reads what a client left behind. The caller holds readMu.
-func (c *client) drain(p []byte) (int, error) {
-	n, err := sys.ReadNow(c.e.rc, p)
+func (c *client) drain(now func() (int, error)) (int, error) {
+	n, err := now()
 	switch {
 	case n > 0:
 		return n, nil
@@ -75,31 +90,52 @@ func (c *client) drain(p []byte) (int, error) {
 // Write fails with EPIPE once the client has left. The n bytes that it took
 // until then are read by the client or wait for the next one.
 func (c *client) Write(p []byte) (n int, err error) {
-	c.writeMu.Lock()
-	defer c.writeMu.Unlock()
-	for {
-		closed, gone := c.state()
-		switch {
-		case closed:
-			return n, c.error("write", net.ErrClosed)
-		case gone:
-			return n, c.error("write", syscall.EPIPE)
-		case n == len(p):
-			return n, nil
-		}
+	err = c.write(func() (done bool, err error) {
 		m, err := sys.WriteUntilHangup(c.e.rc, p[n:])
 		n += m
+		return n == len(p), err
+	})
+	return n, err
+}
+
+// WriteFrom is Write from a pipe.
+func (c *client) WriteFrom(p *sys.Pipe) (n int, err error) {
+	err = c.write(func() (done bool, err error) {
+		n, err = p.EmptyUntilHangup(c.e.rc)
+		return n > 0, err
+	})
+	return max(n, 0), err
+}
+
+// write calls some until all is done or the client has left.
+func (c *client) write(some func() (done bool, err error)) error {
+	c.writeMu.Lock()
+	defer c.writeMu.Unlock()
+	for done := false; ; {
+		closed, gone := c.state()
+		switch {
+		case done:
+			return nil
+		case closed:
+			return c.error("write", net.ErrClosed)
+		case gone:
+			return c.error("write", syscall.EPIPE)
+		}
+		var err error
+		done, err = some()
 		switch {
 		case err == nil:
-			return n, nil
 		case errors.Is(err, syscall.EPIPE):
 			c.leave()
 		case errors.Is(err, os.ErrDeadlineExceeded): // closed or gone has changed
 		default:
-			return n, c.error("write", err)
+			return c.error("write", err)
 		}
 	}
 }
+
+// Handle is nil: all that there is of a client is the terminal.
+func (c *client) Handle() (*sys.Handle, error) { return nil, nil }
 
 // Close ends the use of the terminal for this client and returns when its Read
 // and Write have. The terminal stays, also for those who still have it open.

@@ -79,7 +79,8 @@ func Open(cfg Config) (*Endpoint, error) {
 	return e, nil
 }
 
-func (e *Endpoint) setUp(cfg Config) (err error) {
+// locate finds the slave.
+func (e *Endpoint) locate() (err error) {
 	if e.rc, err = e.file.SyscallConn(); err != nil {
 		return err
 	}
@@ -90,6 +91,13 @@ func (e *Endpoint) setUp(cfg Config) (err error) {
 	// /dev/ptmx takes its terminals from the devpts that is mounted on the pts
 	// directory next to it, so this is the path, and it has no symbolic links.
 	e.path = fmt.Sprintf("/dev/pts/%d", n)
+	return nil
+}
+
+func (e *Endpoint) setUp(cfg Config) (err error) {
+	if err := e.locate(); err != nil {
+		return err
+	}
 	if err := setRights(e.path, cfg); err != nil {
 		return err
 	}

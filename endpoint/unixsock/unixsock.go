@@ -8,9 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
-	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -50,17 +48,26 @@ func (e *Endpoint) Accept(ctx context.Context) (endpoint.Client, error) {
 		if err != nil {
 			return nil, err
 		}
-		peer, credErr := sys.PeerCred(conn)
-		rc, err := conn.SyscallConn()
-		if err := errors.Join(credErr, err); err != nil {
-			_ = conn.Close()
+		c, err := e.newClient(conn)
+		if err != nil {
 			return nil, e.acceptError(err)
 		}
-		if e.admit == nil || e.admit(peer) {
-			return &Client{path: e.path, conn: conn, rc: rc, peer: peer}, nil
+		if e.admit == nil || e.admit(c.peer) {
+			return c, nil
 		}
 		_ = conn.Close()
 	}
+}
+
+// newClient owns the connection, also when it fails.
+func (e *Endpoint) newClient(conn *net.UnixConn) (*Client, error) {
+	peer, credErr := sys.PeerCred(conn)
+	rc, err := conn.SyscallConn()
+	if err := errors.Join(credErr, err); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return &Client{path: e.path, conn: conn, rc: rc, peer: peer}, nil
 }
 
 func (e *Endpoint) accept(ctx context.Context) (*net.UnixConn, error) {
@@ -105,37 +112,6 @@ func (e *Endpoint) acceptError(err error) error {
 	return fmt.Errorf("unixsock: accept on %s: %w", e.path, cause(err))
 }
 
-// Close stops listening and removes the socket, unless something else has that
-// path by now. Clients that were not accepted see a reset connection.
-func (e *Endpoint) Close() error {
-	e.closeOnce.Do(func() {
-		// While we listen the file's number cannot belong to another file.
-		err := e.unlink()
-		e.closeErr = errors.Join(err, e.ln.Close())
-	})
-	return e.closeErr
-}
-
-func (e *Endpoint) unlink() error {
-	parent, name := filepath.Split(e.path)
-	dir, err := sys.OpenDir(parent)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("unixsock: %w", err)
-	}
-	defer dir.Close()
-	info, err := dir.Stat(name)
-	if err == nil && info.ID == e.id {
-		err = dir.Remove(name)
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("unixsock: %w", err)
-	}
-	return nil
-}
-
 // Client is one connection.
 type Client struct {
 	path string
@@ -147,7 +123,19 @@ type Client struct {
 // Read returns io.EOF when the client has finished sending or has left. It
 // makes no difference here whether it has read all before.
 func (c *Client) Read(p []byte) (int, error) {
-	n, err := c.conn.Read(p)
+	return c.wasRead(c.conn.Read(p))
+}
+
+// ReadInto is Read into a pipe.
+func (c *Client) ReadInto(p *sys.Pipe, max int) (int, error) {
+	n, err := p.Fill(c.rc, max)
+	if n == 0 && err == nil && max > 0 {
+		err = io.EOF
+	}
+	return c.wasRead(n, err)
+}
+
+func (c *Client) wasRead(n int, err error) (int, error) {
 	switch {
 	case err == nil, err == io.EOF:
 		return n, err
@@ -159,7 +147,13 @@ func (c *Client) Read(p []byte) (int, error) {
 
 // Write fails with EPIPE once the client has left.
 func (c *Client) Write(p []byte) (int, error) {
-	n, err := c.conn.Write(p)
+	return c.wasWritten(c.conn.Write(p))
+}
+
+// WriteFrom is Write from a pipe.
+func (c *Client) WriteFrom(p *sys.Pipe) (int, error) { return c.wasWritten(p.Empty(c.rc)) }
+
+func (c *Client) wasWritten(n int, err error) (int, error) {
 	switch {
 	case err == nil:
 		return n, nil

@@ -93,12 +93,16 @@ func Duplicate(rc syscall.RawConn) (h *Handle, err error) {
 	return h, err
 }
 
-// File is a file with a descriptor of its own for what the handle stands for, on
-// Go's netpoller if it does not block.
+// File is a file with a descriptor of its own for what the handle stands for. Its
+// reads and writes wait on Go's netpoller.
 func (h *Handle) File(name string) (f *os.File, err error) {
 	err = h.use(func(fd int) error {
 		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
+			return os.NewSyscallError("fcntl", err)
+		}
+		if err := unix.SetNonblock(dup, true); err != nil {
+			_ = unix.Close(dup)
 			return os.NewSyscallError("fcntl", err)
 		}
 		f = os.NewFile(uintptr(dup), name)

@@ -110,11 +110,25 @@ func (p *Pipe) FillNow(from syscall.RawConn, max int) (n int, err error) {
 }
 
 // Empty moves bytes out of the pipe into a descriptor, waiting on Go's netpoller
-// until that takes some. It fails with EPIPE once the other end has hung up, as
-// [WriteUntilHangup] does.
-func (p *Pipe) Empty(to syscall.RawConn) (n int, err error) {
+// until that takes some.
+func (p *Pipe) Empty(to syscall.RawConn) (int, error) { return p.empty(to, false) }
+
+// EmptyUntilHangup is Empty that fails with EPIPE once the other end has hung up,
+// as [WriteUntilHangup] does.
+func (p *Pipe) EmptyUntilHangup(to syscall.RawConn) (int, error) { return p.empty(to, true) }
+
+func (p *Pipe) empty(to syscall.RawConn, untilHangup bool) (n int, err error) {
 	cerr := to.Write(func(fd uintptr) bool {
-		n, err = p.empty(int(fd))
+		if untilHangup {
+			var r Readiness
+			if r, err = pollFD(int(fd)); err == nil && r.Hangup {
+				err = unix.EPIPE
+			}
+			if err != nil {
+				return true
+			}
+		}
+		n, err = p.splice(int(fd), maxSplice, true)
 		return err != unix.EAGAIN
 	})
 	if cerr != nil {
@@ -123,28 +137,8 @@ func (p *Pipe) Empty(to syscall.RawConn) (n int, err error) {
 	return n, err
 }
 
-// EmptyNow is Empty without waiting or heeding deadlines: it fails with EAGAIN.
-func (p *Pipe) EmptyNow(to syscall.RawConn) (n int, err error) {
-	err = control(to, func(fd int) (err error) {
-		n, err = p.empty(fd)
-		return err
-	})
-	return n, err
-}
-
 // maxSplice is more than a pipe holds, unless somebody has made it larger.
 const maxSplice = 1 << 20
-
-func (p *Pipe) empty(to int) (int, error) {
-	r, err := pollFD(to)
-	switch {
-	case err != nil:
-		return 0, err
-	case r.Hangup:
-		return 0, unix.EPIPE
-	}
-	return p.splice(to, maxSplice, true)
-}
 
 func (p *Pipe) splice(other, max int, out bool) (n int, err error) {
 	err = p.h.use(func(fd int) (err error) {
@@ -152,7 +146,7 @@ func (p *Pipe) splice(other, max int, out bool) (n int, err error) {
 		if out {
 			from, to = fd, other
 		}
-		n, err = retryIO(func() (int, error) {
+		n, err = retryIO(func() (int, error) { // which returns no -1
 			n, err := unix.Splice(from, nil, to, nil, max, unix.SPLICE_F_NONBLOCK)
 			return int(n), err
 		})

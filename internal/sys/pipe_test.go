@@ -8,6 +8,7 @@ import (
 	"os"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/xenchan/xenchan/internal/sys"
 )
@@ -25,6 +26,7 @@ func newPipe(t *testing.T) *sys.Pipe {
 // stream is a descriptor with bytes both ways.
 type stream interface {
 	io.ReadWriter
+	SetWriteDeadline(time.Time) error
 	SyscallConn() (syscall.RawConn, error)
 }
 
@@ -139,8 +141,9 @@ func pipeOut(t *testing.T, host, client stream) {
 			t.Fatal(err)
 		}
 		loaded += n
-		n, err = p.EmptyNow(rc)
-		if stuck = errors.Is(err, syscall.EAGAIN); !stuck && err != nil {
+		host.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+		n, err = p.EmptyUntilHangup(rc)
+		if stuck = errors.Is(err, os.ErrDeadlineExceeded); !stuck && err != nil {
 			t.Fatal(err)
 		}
 		moved += n
