@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	backend "github.com/xenchan/xenchan/internal/daemon"
+	"github.com/xenchan/xenchan/internal/fdstore"
 	"github.com/xenchan/xenchan/internal/reconcile"
 	"github.com/xenchan/xenchan/xenstore"
 )
@@ -65,6 +66,11 @@ func (a *app) runDaemon(ctx context.Context, config daemonConfig) error {
 	}
 	store := xenstore.New(stream)
 	defer store.Close()
+	kept, err := fdstore.Inherit()
+	if err != nil {
+		return err
+	}
+	defer kept.Close()
 	var level slog.LevelVar
 	level.Set(config.level())
 	log := a.logger(config, &level)
@@ -72,7 +78,7 @@ func (a *app) runDaemon(ctx context.Context, config daemonConfig) error {
 		Store: store, RunDir: w.runDir(), Dir: cmp.Or(config.Channels.Dir, w.channelsDir()), Log: log,
 	})
 	return backend.Run(ctx, backend.Config{
-		Store: store, Hypervisor: hv, RunDir: w.runDir(), Log: log,
+		Store: store, Hypervisor: hv, RunDir: w.runDir(), Descriptors: kept, Log: log,
 		Routes: r.Routes(),
 		Beside: func(ctx context.Context) error {
 			hangups := make(chan os.Signal, 1)

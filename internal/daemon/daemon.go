@@ -32,6 +32,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/xenchan/xenchan/internal/fdstore"
 	"github.com/xenchan/xenchan/xen"
 	"github.com/xenchan/xenchan/xenstore"
 )
@@ -44,6 +45,8 @@ type Config struct {
 	// RunDir is where sockets without a place of their own are, and the status
 	// socket. It is made if it is not there.
 	RunDir string
+	// Descriptors outlive this daemon. Nil means that none do.
+	Descriptors *fdstore.Store
 	// Ready is called once every channel that was there at the start is served.
 	Ready func()
 	// Beside, if set, runs for as long as the daemon has RunDir to itself.
@@ -123,8 +126,8 @@ func (d *Daemon) follow(ctx context.Context) error {
 	if err := d.scan(ctx); err != nil {
 		return err
 	}
-	if err := d.spools.sweep(d.hasDevice); err != nil {
-		d.Log.Warn("old spools stay", "error", err)
+	if err := errors.Join(d.spools.sweep(d.hasDevice), sweep(d.Descriptors, d.hasDevice)); err != nil {
+		d.Log.Warn("what earlier daemons have left stays", "error", err)
 	}
 	d.group.Go(func() error { return d.announce(ctx) })
 	for {

@@ -34,12 +34,14 @@ type device struct {
 	spec     channel.Spec
 	instance string // of all channels that were attached here, this one
 	spool    spoolFile
+	keep     keep
+	pipes    *pipes
+	gone     atomic.Bool // the channel is no more: nothing of it is to stay
 
 	mu       sync.Mutex
 	serving  bool              // status is worth showing; guarded by mu, as all below
 	conn     *console.Conn     // nil while the guest is not attached
 	attached chan struct{}     // closed while conn is there; made anew when it goes
-	sent     int64             // bytes, through earlier conns
 	endpoint endpoint.Endpoint // nil while there is none
 	problem  string            // why there is none
 	losses   []channel.Loss    // the latest, by this process
@@ -174,6 +176,12 @@ func (d *device) serve(ctx context.Context) error {
 		return err
 	}
 	defer d.spool.close()
+	d.keep = keep{d.daemon.Descriptors, d.spoolName() + ".", d.log}
+	if !d.spool.resumed {
+		d.keep.dropAll() // of another channel, or of bytes that are lost
+	}
+	d.pipes = openPipes(d.spool.Log, d.keep)
+	defer d.pipes.close()
 	d.mu.Lock()
 	d.serving = true
 	d.mu.Unlock()
@@ -181,7 +189,7 @@ func (d *device) serve(ctx context.Context) error {
 	backend := console.NewBackend(console.Backend{
 		Store: d.daemon.Store, Hypervisor: d.daemon.Hypervisor,
 		Path: d.dir, Frontend: d.frontend, DomID: d.dom, Instance: d.instance,
-		Sink: d.spool.Log, Attached: d.attach, Detached: d.detach, Look: d.poke, Log: d.log,
+		Sink: d.spool.Log, Source: d.spool.Inbox(), Attached: d.attach, Detached: d.detach, Look: d.poke, Log: d.log,
 		Settled: func() { d.settleBoth(&d.looked) },
 	})
 	clients, stop := context.WithCancel(ctx)
@@ -196,9 +204,13 @@ func (d *device) serve(ctx context.Context) error {
 	if err == nil {
 		d.flush(ctx)
 		d.log.Info("channel is gone", "dropped", d.spool.Positions().Dropped)
+		d.gone.Store(true)
 	}
 	stop()
 	wg.Wait()
+	if d.gone.Load() {
+		d.keep.dropAll()
+	}
 	if ctx.Err() == nil && err != nil {
 		return fmt.Errorf("channel %s of domain %v: %w", d.spec.Name, d.dom, err)
 	}
@@ -212,10 +224,9 @@ func (d *device) attach(c *console.Conn) {
 	close(d.attached)
 }
 
-func (d *device) detach(c *console.Conn) {
+func (d *device) detach(*console.Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.sent += c.Stats().Sent
 	d.conn = nil
 	d.attached = make(chan struct{})
 }
@@ -321,10 +332,9 @@ func (d *device) status() (Status, bool) {
 	if !d.serving {
 		return Status{}, false
 	}
-	sent, guest := d.sent, channel.GuestUnknown
+	guest := channel.GuestUnknown
 	if d.conn != nil {
 		s := d.conn.Stats()
-		sent += s.Sent
 		if s.PeerReads {
 			guest = channel.GuestReading
 		}
@@ -333,7 +343,7 @@ func (d *device) status() (Status, bool) {
 	return Status{
 		DomID: uint16(d.dom), DevID: d.devid, Guest: guest,
 		Clients: int(d.clients.Load()), Waiting: waiting,
-		GuestToHost: uint64(pos.End), HostToGuest: uint64(sent),
+		GuestToHost: uint64(pos.End), HostToGuest: uint64(d.spool.Inbox().Total()),
 		Spooled: uint64(pos.Spooled), Dropped: uint64(pos.Dropped),
 		Losses:  append([]channel.Loss{}, d.losses...),
 		Refused: uint64(d.refused.Load()),

@@ -14,9 +14,11 @@ import (
 	"github.com/xenchan/xenchan/endpoint"
 	"github.com/xenchan/xenchan/endpoint/pty"
 	"github.com/xenchan/xenchan/endpoint/unixsock"
+	"github.com/xenchan/xenchan/internal/sys"
 )
 
-// openEndpoint makes the channel's place on the host.
+// openEndpoint makes the channel's place on the host, or goes on with the one that
+// an earlier daemon has left.
 func (d *device) openEndpoint() (endpoint.Endpoint, error) {
 	uid, uidErr := ownerID(d.spec.Owner)
 	gid, gidErr := groupID(d.spec.Group)
@@ -25,15 +27,57 @@ func (d *device) openEndpoint() (endpoint.Endpoint, error) {
 		return nil, err
 	}
 	if d.spec.Connection == channel.PTY {
-		return asEndpoint(pty.Open(pty.Config{Mode: d.spec.Mode, UID: uid, GID: gid}))
+		return d.openTerminal(pty.Config{Mode: d.spec.Mode, UID: uid, GID: gid})
 	}
 	mode := d.spec.Mode
 	if mode == 0 && d.spec.Allow != "" {
 		mode = openToAll
 	}
-	return asEndpoint(unixsock.Listen(unixsock.Config{
+	return d.openSocket(unixsock.Config{
 		Path: d.spec.Path, Mode: mode, UID: uid, GID: gid, Admit: d.admit(allow), RunDir: d.daemon.RunDir,
-	}))
+	})
+}
+
+func (d *device) openTerminal(cfg pty.Config) (endpoint.Endpoint, error) {
+	if h := d.keep.take(keptTerminal); h != nil {
+		e, err := pty.Adopt(cfg, h)
+		if err == nil {
+			return e, nil
+		}
+		d.keep.drop(keptTerminal)
+		d.log.Warn("the terminal of an earlier daemon is lost", "error", err)
+	}
+	e, err := pty.Open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	h, err := e.Handle()
+	d.keep.putOne(keptTerminal, h, err)
+	return e, nil
+}
+
+func (d *device) openSocket(cfg unixsock.Config) (endpoint.Endpoint, error) {
+	for _, what := range d.keep.all() {
+		var id sys.FileID
+		if n, _ := fmt.Sscanf(what, keptSocket+"%d.%d", &id.Dev, &id.Ino); n != 2 {
+			continue
+		}
+		if h := d.keep.take(what); h != nil {
+			e, err := unixsock.Adopt(cfg, h, id)
+			if err == nil {
+				return e, nil
+			}
+			d.log.Warn("the socket of an earlier daemon is lost", "error", err)
+		}
+		d.keep.drop(what)
+	}
+	e, err := unixsock.Listen(cfg)
+	if err != nil {
+		return nil, err
+	}
+	h, err := e.Handle()
+	d.keep.putOne(fmt.Sprintf(keptSocket+"%d.%d", e.ID().Dev, e.ID().Ino), h, err)
+	return e, nil
 }
 
 // explainRights says what to do about an owner or a group that a daemon without
@@ -46,21 +90,18 @@ func (d *device) explainRights(err error) error {
 		"say who may connect with allow=USER:@GROUP instead, or make the daemon a member of the group", err, os.Geteuid(), d.spec.Owner, d.spec.Group)
 }
 
-// closeEndpoint removes the channel's place, and the domain's directory in the
-// run directory with the last of its sockets.
+// closeEndpoint leaves the channel's place to the next daemon, if it is kept and the
+// channel is still wanted. Otherwise it removes it, and the domain's directory in
+// the run directory with the last of its sockets.
 func (d *device) closeEndpoint(ep endpoint.Endpoint) {
+	if d.keep.Keeps() && !d.gone.Load() {
+		ep.Leave()
+		return
+	}
 	ep.Close()
 	if dir := filepath.Dir(d.spec.Path); filepath.Dir(dir) == d.daemon.RunDir {
 		os.Remove(dir) // fails while there is something in it
 	}
-}
-
-// asEndpoint keeps a nil pointer from becoming an endpoint that is not nil.
-func asEndpoint[E endpoint.Endpoint](e E, err error) (endpoint.Endpoint, error) {
-	if err != nil {
-		return nil, err
-	}
-	return e, nil
 }
 
 // ownerID is a user's number; nil when none is named.

@@ -2,11 +2,13 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
 	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/endpoint"
+	"github.com/xenchan/xenchan/spool"
 )
 
 const (
@@ -16,8 +18,6 @@ const (
 	// patience is how often a client whose bytes are stuck is asked whether it
 	// is still there.
 	patience = 250 * time.Millisecond
-	// readSize is how many bytes are taken from a client at a time: several rings.
-	readSize = 4 << 10
 )
 
 // server serves one endpoint's clients, one after the other. A client that
@@ -29,28 +29,52 @@ type server struct {
 	overlap bool            // a client is a connection of its own and may be outlived by its bytes
 	slots   chan struct{}   // capacity lingering
 	before  <-chan struct{} // closed when the client before has sent all it had; for run alone
+	earlier []string        // clients of an earlier daemon, as they are kept, in order; for run alone
+	number  int             // of the last client; for run alone
+}
+
+// visit is one client while it is served.
+type visit struct {
+	endpoint.Client
+	kept     string             // its name where it is kept; empty if it is not
+	left     context.CancelFunc // says that it has left
+	turn     <-chan struct{}    // closed when it may send
+	received chan struct{}      // closed when all that it sent is on its way
+	finished bool               // and it has left, so that nothing is to be kept; after received
 }
 
 func newServer(d *device, ep endpoint.Endpoint) *server {
-	first := make(chan struct{})
-	close(first)
-	return &server{
+	s := &server{
 		dev: d, ep: ep, overlap: d.spec.Connection == channel.Socket,
-		slots: make(chan struct{}, lingering), before: first,
+		slots: make(chan struct{}, lingering),
 	}
+	for _, what := range d.keep.all() {
+		if n := clientNumber(what); n > 0 {
+			s.earlier = append(s.earlier, what)
+			s.number = n
+		}
+	}
+	return s
 }
 
-// run accepts clients until the context ends, and joins them all.
+// run serves clients until the context ends, and joins them all.
 func (s *server) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	// What an earlier daemon had taken from a client comes before all else.
+	first := make(chan struct{})
+	s.before = first
+	wg.Go(func() {
+		defer close(first)
+		_ = s.push(ctx, nil) // fails only when the context ends
+	})
 	for ctx.Err() == nil {
 		select {
 		case s.slots <- struct{}{}:
 		case <-ctx.Done():
 			return
 		}
-		client, err := s.ep.Accept(ctx)
+		v, err := s.next(ctx)
 		if err != nil {
 			<-s.slots
 			if ctx.Err() == nil {
@@ -62,81 +86,124 @@ func (s *server) run(ctx context.Context) {
 			}
 			continue
 		}
-		s.serve(ctx, client, &wg)
+		s.serve(ctx, v, &wg)
 	}
+}
+
+// next waits for a client: those that an earlier daemon had are the first.
+func (s *server) next(ctx context.Context) (*visit, error) {
+	if err := s.dev.pipes.ensure(); err != nil {
+		return nil, err
+	}
+	for len(s.earlier) > 0 {
+		what := s.earlier[0]
+		s.earlier = s.earlier[1:]
+		if h := s.dev.keep.take(what); h != nil {
+			client, err := s.ep.Restore(h)
+			if err == nil {
+				return &visit{Client: client, kept: what}, nil
+			}
+			s.dev.log.Warn("a client of an earlier daemon is lost", "error", err)
+		}
+		s.dev.keep.drop(what)
+	}
+	client, err := s.ep.Accept(ctx)
+	if err != nil {
+		return nil, err
+	}
+	v := &visit{Client: client}
+	if h, err := client.Handle(); h != nil || err != nil {
+		s.number++
+		v.kept = fmt.Sprint(keptClient, s.number)
+		s.dev.keep.putOne(v.kept, h, err) // before any byte of it moves
+	}
+	return v, nil
 }
 
 // serve returns when the client has left; what it sent may still be on its way.
-func (s *server) serve(ctx context.Context, client endpoint.Client, wg *sync.WaitGroup) {
-	defer s.dev.clientCame(client)()
+func (s *server) serve(ctx context.Context, v *visit, wg *sync.WaitGroup) {
+	defer s.dev.clientCame(v.Client)()
 	here, left := context.WithCancel(ctx)
 	defer left()
-	turn, received := s.before, make(chan struct{})
-	s.before = received
-	wg.Go(func() { // wakes whatever blocks when the daemon stops
+	v.left, v.turn, v.received = left, s.before, make(chan struct{})
+	s.before = v.received
+	wg.Go(func() {
 		select {
-		case <-ctx.Done():
-		case <-received:
+		case <-v.received:
+			if v.finished && v.kept != "" {
+				s.dev.keep.drop(v.kept)
+			}
+		case <-ctx.Done(): // wakes whatever blocks when the daemon stops
 		}
-		client.Close()
+		v.Close()
 		<-s.slots
 	})
 	wg.Go(func() {
-		defer close(received)
-		s.receive(ctx, client, turn, left)
+		defer close(v.received)
+		v.finished = s.receive(ctx, v)
 	})
-	s.send(here, client)
+	s.send(here, v)
 	left()
 	if !s.overlap {
-		<-received
+		<-v.received
 	}
 }
 
-// send writes what is in the spool to the client until the client has left. Bytes
-// leave the spool only when they were written.
-func (s *server) send(ctx context.Context, client endpoint.Client) {
-	spool := s.dev.spool
+// send gives the client what is in the spool, until it has left. Bytes leave the
+// spool only when the client, or its terminal, has them.
+func (s *server) send(ctx context.Context, v *visit) {
+	log, pipes := s.dev.spool, s.dev.pipes
 	for ctx.Err() == nil {
-		p := spool.Peek()
-		if p == nil {
+		more, err := pipes.load()
+		if err != nil {
+			s.dev.log.Error("the pipe to the client", "error", err)
+			return
+		}
+		if !more {
 			select {
-			case <-spool.Data():
+			case <-log.Data():
 			case <-ctx.Done():
 			}
 			continue
 		}
-		n, err := client.Write(p)
-		spool.Advance(n)
+		n, err := v.WriteFrom(pipes.out)
+		log.Advance(n)
 		if err != nil {
 			return
 		}
 	}
 }
 
-// receive sends what the client writes to the guest once it is its turn, and
-// says when the client has left.
-func (s *server) receive(ctx context.Context, client endpoint.Client, turn <-chan struct{}, left func()) {
-	defer left()
-	for !s.wait(ctx, client, turn, left) {
+// receive sends what the client writes to the guest once it is its turn, and says
+// when the client has left. It reports whether it did all that there was to do.
+func (s *server) receive(ctx context.Context, v *visit) (finished bool) {
+	defer v.left()
+	for !s.wait(ctx, v, v.turn) {
 		if ctx.Err() != nil {
-			return
+			return false
 		}
 	}
-	buf := make([]byte, readSize)
+	pipes := s.dev.pipes
 	for {
-		n, err := client.Read(buf)
-		if pushErr := s.push(ctx, client, buf[:n], left); pushErr != nil {
-			return
+		n, readErr := v.ReadInto(pipes.in, spool.InboxSize)
+		if n > 0 {
+			if err := pipes.receive(n); err != nil {
+				s.dev.log.Error("the pipe from the client", "error", err)
+				return false
+			}
 		}
-		if err != nil {
-			client.WaitGone() // it may have finished sending and still read
-			return
+		if s.push(ctx, v) != nil {
+			return false
+		}
+		if readErr != nil {
+			v.WaitGone() // it may have finished sending and still read
+			return ctx.Err() == nil
 		}
 	}
 }
 
 // wait waits for c, but not for long, and looks whether the client is still there.
-func (s *server) wait(ctx context.Context, client endpoint.Client, c <-chan struct{}, left func()) (ok bool) {
+func (s *server) wait(ctx context.Context, v *visit, c <-chan struct{}) (ok bool) {
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
@@ -145,39 +212,41 @@ func (s *server) wait(ctx context.Context, client endpoint.Client, c <-chan stru
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-	s.check(client, left)
+	s.check(v)
 	return false
 }
 
-func (s *server) check(client endpoint.Client, left func()) {
-	if s.overlap && client.Gone() {
-		left()
+// check looks whether a client is still there whose bytes are stuck.
+func (s *server) check(v *visit) {
+	if v != nil && s.overlap && v.Gone() {
+		v.left()
 	}
 }
 
-// push puts p into the guest's ring, waiting for room and, if need be, for a
-// guest. Nothing is given up on but at the end of the channel.
-func (s *server) push(ctx context.Context, client endpoint.Client, p []byte, left func()) error {
-	for len(p) > 0 {
+// push puts what is in the inbox into the guest's ring, waiting for room and, if
+// need be, for a guest. Nothing is given up on but at the end of the channel. The
+// bytes are those of the client, if there is one.
+func (s *server) push(ctx context.Context, v *visit) error {
+	inbox := s.dev.spool.Inbox()
+	for len(inbox.Next()) > 0 {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		conn, attached := s.dev.guest()
 		if conn == nil {
-			s.wait(ctx, client, attached, left)
+			s.wait(ctx, v, attached)
 			continue
 		}
-		n, err := conn.TryWrite(p)
-		p = p[n:]
+		err := conn.Feed()
 		switch {
-		case len(p) == 0:
+		case len(inbox.Next()) == 0:
 			return nil
 		case err != nil: // this ring is no more; the guest may come back with another
 			s.pause(ctx)
 		default:
 			conn.WaitWritable(ctx, patience)
 		}
-		s.check(client, left)
+		s.check(v)
 	}
 	return nil
 }

@@ -91,7 +91,8 @@ func (s *spools) remove(name string) error {
 // spoolFile is a log and the file that it is in.
 type spoolFile struct {
 	*spool.Log
-	close func() error // once nobody uses the log any more
+	resumed bool         // an earlier daemon has begun it
+	close   func() error // once nobody uses the log any more
 }
 
 // open opens the spool of a channel: what an earlier daemon left in it, if that
@@ -148,6 +149,7 @@ func (s *spools) openFile(name, label string, size int, policy spool.Overflow, l
 		Release: func(off, n int) { _ = h.Punch(int64(off), int64(n)) }, // to be kind to others
 	}
 	l, err := spool.Open(memory, size, policy, label)
+	resumed := err == nil
 	if errors.Is(err, spool.ErrUnusable) {
 		if !fresh {
 			log.Info("an old spool is not this channel's and is discarded", "reason", err)
@@ -160,7 +162,7 @@ func (s *spools) openFile(name, label string, size int, policy spool.Overflow, l
 	if p := l.Positions(); p.Spooled > 0 {
 		log.Info("the spool holds what an earlier daemon took", "bytes", p.Spooled, "dropped", p.Dropped)
 	}
-	return spoolFile{Log: l, close: func() error {
+	return spoolFile{Log: l, resumed: resumed, close: func() error {
 		s.unuse(name)
 		return errors.Join(m.Close(), h.Close())
 	}}, nil

@@ -11,8 +11,10 @@ package fdstore
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -26,20 +28,22 @@ type Store struct {
 	conn    *net.UnixConn
 	manager *net.UnixAddr // nil without a manager
 
-	mu   sync.Mutex
-	left map[string]*sys.Handle // given back by the manager, not claimed yet; guarded by mu
+	mu sync.Mutex
+	// kept is what the manager keeps, by name: nil but for what it has given this
+	// process and nobody has claimed yet. Guarded by mu.
+	kept map[string]*sys.Handle
 }
 
 // Inherit takes what the manager has given this process, and finds the manager. It
 // may be called once in a process.
 func Inherit() (*Store, error) {
-	s := &Store{left: make(map[string]*sys.Handle)}
+	s := &Store{kept: make(map[string]*sys.Handle)}
 	var errs []error
 	for _, f := range activation.Files(true) {
 		h, err := duplicate(f)
 		errs = append(errs, err, f.Close())
 		if err == nil {
-			s.left[f.Name()] = h
+			s.kept[f.Name()] = h
 		}
 	}
 	if path := os.Getenv("NOTIFY_SOCKET"); path != "" {
@@ -74,6 +78,9 @@ func (s *Store) Keep(name string, h *sys.Handle) error {
 	if !s.Keeps() {
 		return nil
 	}
+	s.mu.Lock()
+	s.kept[name] = nil
+	s.mu.Unlock()
 	// The manager would drop a terminal that nobody has open, and a client that
 	// has left while what it said is not read yet, as both are hung up.
 	return s.tell("FDSTORE=1\nFDPOLL=0\nFDNAME="+name, h)
@@ -81,15 +88,15 @@ func (s *Store) Keep(name string, h *sys.Handle) error {
 
 // Forget has the manager close what it keeps under a name.
 func (s *Store) Forget(name string) error {
-	if s == nil {
-		return nil
-	}
 	if h := s.Claim(name); h != nil {
 		_ = h.Close()
 	}
 	if !s.Keeps() {
 		return nil
 	}
+	s.mu.Lock()
+	delete(s.kept, name)
+	s.mu.Unlock()
 	return s.tell("FDSTOREREMOVE=1\nFDNAME=" + name)
 }
 
@@ -108,32 +115,32 @@ func (s *Store) Claim(name string) *sys.Handle {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	h := s.left[name]
-	delete(s.left, name)
+	h := s.kept[name]
+	if h != nil {
+		s.kept[name] = nil
+	}
 	return h
 }
 
-// Left is the names of what was not claimed yet.
-func (s *Store) Left() []string {
+// Names is what the manager keeps, sorted.
+func (s *Store) Names() []string {
 	if s == nil {
 		return nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	names := make([]string, 0, len(s.left))
-	for name := range s.left {
-		names = append(names, name)
-	}
-	return names
+	return slices.Sorted(maps.Keys(s.kept))
 }
 
 // Close lets go of the manager and of what was not claimed.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for name, h := range s.left {
-		_ = h.Close()
-		delete(s.left, name)
+	for name, h := range s.kept {
+		if h != nil {
+			_ = h.Close()
+		}
+		delete(s.kept, name)
 	}
 	if s.conn == nil {
 		return nil

@@ -2,13 +2,11 @@ package fdstore_test
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -35,9 +33,7 @@ func service() {
 		fmt.Println(err)
 		os.Exit(1)
 	}
-	names := s.Left()
-	slices.Sort(names)
-	fmt.Println(os.Getenv("LISTEN_FDS"), s.Keeps(), strings.Join(names, " "))
+	fmt.Println(os.Getenv("LISTEN_FDS"), s.Keeps(), strings.Join(s.Names(), " "))
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		order, name, _ := strings.Cut(in.Text(), " ")
 		switch order {
@@ -80,7 +76,8 @@ type process struct {
 
 func start(t *testing.T, m *fdstore.Manager) *process {
 	t.Helper()
-	cmd, started, err := m.Command(context.Background(), os.Args[0], "service")
+	cmd := exec.Command(os.Args[0], "service")
+	started, err := m.Equip(cmd)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +171,7 @@ func TestStore_lastWordsAreHeard(t *testing.T) {
 	p.kill()
 	p = start(t, m)
 	defer p.kill()
-	if _, started, err := m.Command(context.Background(), "true"); err != nil {
+	if started, err := m.Equip(exec.Command("true")); err != nil {
 		t.Fatal(err)
 	} else {
 		started()
@@ -240,7 +237,7 @@ func TestStore_withoutManager(t *testing.T) {
 	}
 	defer s.Close()
 	for _, s := range []*fdstore.Store{s, nil} {
-		if s.Keeps() || s.Keep("x", nil) != nil || s.Forget("x") != nil || s.Claim("x") != nil || len(s.Left()) > 0 {
+		if s.Keeps() || s.Keep("x", nil) != nil || s.Forget("x") != nil || s.Claim("x") != nil || len(s.Names()) > 0 {
 			t.Error("a store without a manager keeps something")
 		}
 	}
@@ -284,7 +281,8 @@ func FuzzManager(f *testing.F) {
 		if len(message) > 4000 || sys.SendMsgTo(conn, to, append(message, '\n'), p.Handle()) != nil {
 			return
 		}
-		cmd, started, err := m.Command(context.Background(), "true")
+		cmd := exec.Command("true")
+		started, err := m.Equip(cmd)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -3,7 +3,6 @@ package fdstore
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -52,17 +51,17 @@ func NewManager(path string) (*Manager, error) {
 	return m, nil
 }
 
-// Command is the service's next process, which gets all that the last one has left.
-// It must not be started before the last one has ended. Started is to be called
-// once it was, or could not be.
-func (m *Manager) Command(ctx context.Context, name string, args ...string) (cmd *exec.Cmd, started func(), err error) {
+// Equip makes a command the service's next process, which gets all that the last
+// one has left. It must not be called before the last one has ended; started is to be
+// called once the command was started, or could not be.
+func (m *Manager) Equip(cmd *exec.Cmd) (started func(), err error) {
 	if err := m.catchUp(); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	// A process is told that descriptors are for it by its own number, which
 	// nobody knows before it is there.
-	args = append([]string{"-c", `LISTEN_PID=$$ exec "$@"`, "sh", name}, args...)
-	cmd = exec.CommandContext(ctx, "/bin/sh", args...)
+	cmd.Args = append([]string{"sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, cmd.Path}, cmd.Args[1:]...)
+	cmd.Path = "/bin/sh"
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var names []string
@@ -70,14 +69,14 @@ func (m *Manager) Command(ctx context.Context, name string, args ...string) (cmd
 		f, err := k.h.File(k.name)
 		if err != nil {
 			closeAll(cmd.ExtraFiles)
-			return nil, nil, err
+			return nil, err
 		}
 		names = append(names, k.name)
 		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
 	}
-	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+m.path,
+	cmd.Env = append(cmd.Environ(), "NOTIFY_SOCKET="+m.path,
 		"LISTEN_FDS="+strconv.Itoa(len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
-	return cmd, func() { closeAll(cmd.ExtraFiles) }, nil
+	return func() { closeAll(cmd.ExtraFiles) }, nil
 }
 
 func closeAll(files []*os.File) {
@@ -179,9 +178,13 @@ func (m *Manager) Kept() []string {
 	return names
 }
 
-// Close lets go of all that is kept. The service must have ended.
+// Close lets go of all that is kept. The service must have ended. Closing again does
+// nothing.
 func (m *Manager) Close() error {
 	err := m.conn.Close()
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
 	<-m.done
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -189,5 +192,5 @@ func (m *Manager) Close() error {
 		_ = k.h.Close()
 	}
 	m.kept = nil
-	return err
+	return errors.Join(err, os.Remove(m.path))
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/xenchan/xenchan/channel"
+	"github.com/xenchan/xenchan/internal/fdstore"
 	"github.com/xenchan/xenchan/toolstack"
 	"github.com/xenchan/xenchan/xen/xensim"
 	"github.com/xenchan/xenchan/xenstore"
@@ -57,6 +58,7 @@ type Host struct {
 	wg      sync.WaitGroup
 	guests  guests
 	control *http.Server
+	manager *fdstore.Manager // of the daemon; nil without one
 
 	channels []made
 }
@@ -101,7 +103,9 @@ func Start(ctx context.Context, cfg Config) (host *Host, err error) {
 	}
 	h.tools = &toolstack.Toolstack{Store: h.store, RunDir: RunDir(cfg.Dir)}
 	if cfg.Daemon {
-		h.supervise()
+		if err = h.supervise(); err != nil {
+			return nil, err
+		}
 	}
 	for _, d := range cfg.Domains {
 		if err = h.create(ctx, d); err != nil {
@@ -112,27 +116,6 @@ func Start(ctx context.Context, cfg Config) (host *Host, err error) {
 		return nil, err
 	}
 	return h, nil
-}
-
-// supervise keeps a daemon running.
-func (h *Host) supervise() {
-	h.wg.Go(func() {
-		for h.running.Err() == nil {
-			cmd := h.command("daemon")
-			err := cmd.Start()
-			if err == nil {
-				h.writePID("daemon", cmd.Process.Pid)
-				err = cmd.Wait()
-			}
-			if h.running.Err() == nil {
-				h.cfg.Log.Warn("the daemon has ended and is started again", "error", err)
-				select {
-				case <-time.After(50 * time.Millisecond):
-				case <-h.running.Done():
-				}
-			}
-		}
-	})
 }
 
 func (h *Host) command(args ...string) *exec.Cmd {
@@ -218,6 +201,10 @@ func (h *Host) Close() error {
 	err = errors.Join(err, globErr)
 	for _, file := range pids {
 		err = errors.Join(err, os.Remove(file))
+	}
+	if h.manager != nil {
+		// The sockets that the daemon has left to the next one, which will not come.
+		err = errors.Join(err, h.manager.Close(), os.RemoveAll(RunDir(h.cfg.Dir)))
 	}
 	if h.store != nil {
 		err = errors.Join(err, h.store.Close())
