@@ -9,9 +9,13 @@
 // at any instruction. It is in the guest's ring or in the channel's spool, a file
 // in RunDir/daemon.spool that the next daemon goes on with, and the counts of what
 // was taken and dropped go on too. A client gets what was spooled before it came,
-// by whichever daemon. Only the bytes that were being written to a client when a
-// daemon was killed, 32 KiB at the most, may come twice: once to that client, and
-// again to the next.
+// by whichever daemon.
+//
+// Where a service manager keeps descriptors (package fdstore), clients do not notice
+// either: places and connections stay, and each byte arrives once, in both
+// directions. Where none does, clients lose their connection with the daemon, and the
+// bytes that were being written to one, 32 KiB at the most, may come twice: once to
+// that client, and again to the next.
 //
 // A spool belongs to a channel that was attached once: the toolstack gives each
 // attached channel another "instance", which is in the spool's label with the

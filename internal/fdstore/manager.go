@@ -36,8 +36,12 @@ type keptFD struct {
 // maxKept bounds what a service can have kept, as FileDescriptorStoreMax= does.
 const maxKept = 8192
 
-// NewManager listens for the service's messages on a socket at path.
+// NewManager listens for the service's messages on a socket at path, in place of one
+// that a manager has left behind that was killed.
 func NewManager(path string) (*Manager, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("listen for a service: %w", err)
+	}
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
 		return nil, fmt.Errorf("listen for a service: %w", err)
