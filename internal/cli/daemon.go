@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
@@ -55,6 +56,10 @@ func (a *app) runDaemon(ctx context.Context, config daemonConfig) error {
 	if err != nil {
 		return err
 	}
+	most, err := maxChannels()
+	if err != nil {
+		return err
+	}
 	hv, err := a.openHypervisor(ctx, w, 0)
 	if err != nil {
 		return err
@@ -74,11 +79,18 @@ func (a *app) runDaemon(ctx context.Context, config daemonConfig) error {
 	var level slog.LevelVar
 	level.Set(config.level())
 	log := a.logger(config, &level)
+	config.Channels.Dir = cmp.Or(config.Channels.Dir, w.channelsDir())
+	about, err := a.confine(w, config, log)
+	if err != nil {
+		return err
+	}
 	r := reconcile.New(reconcile.Config{
-		Store: store, RunDir: w.runDir(), Dir: cmp.Or(config.Channels.Dir, w.channelsDir()), Log: log,
+		Store: store, RunDir: w.runDir(), Dir: config.Channels.Dir, Log: log,
 	})
+	pulse, every := watchdog()
 	return backend.Run(ctx, backend.Config{
 		Store: store, Hypervisor: hv, RunDir: w.runDir(), Descriptors: kept, Log: log,
+		MaxChannels: most, SocketDirs: config.socketDirs(), About: about, Pulse: pulse, PulseEvery: every,
 		Routes: r.Routes(),
 		Beside: func(ctx context.Context) error {
 			hangups := make(chan os.Signal, 1)
@@ -92,6 +104,16 @@ func (a *app) runDaemon(ctx context.Context, config daemonConfig) error {
 			daemon.SdNotify(false, daemon.SdNotifyReady)
 		},
 	})
+}
+
+// watchdog is what tells a service manager that the daemon is alive, and how
+// often, if it wants to know (sd_watchdog_enabled(3)).
+func watchdog() (pulse func(), every time.Duration) {
+	limit, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || limit == 0 {
+		return nil, 0
+	}
+	return func() { daemon.SdNotify(false, daemon.SdNotifyWatchdog) }, limit / 3
 }
 
 // reloadOn reloads at each signal until the context ends. A service manager waits

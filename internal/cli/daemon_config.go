@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/pelletier/go-toml/v2"
 )
@@ -20,10 +22,18 @@ type daemonConfig struct {
 	Channels struct {
 		Dir string `toml:"dir"` // of the drop-in files
 	} `toml:"channels"`
+	Sandbox struct {
+		Mode       string   `toml:"mode"` // best-effort, required or off
+		SocketDirs []string `toml:"socket_dirs"`
+	} `toml:"sandbox"`
 
 	file    string // where it was read from; empty if nowhere
 	verbose bool
 }
+
+// defaultSocketDirs are where people put the sockets of channels for xl: its own
+// directories, libvirt's, and the ones for what does not outlive a boot.
+var defaultSocketDirs = []string{"/run", "/var/lib/xen", "/var/lib/libvirt", "/tmp", "/var/tmp"}
 
 // level is the level of the log.
 func (c daemonConfig) level() slog.Level {
@@ -42,13 +52,19 @@ const daemonConfigHelp = `The configuration file is TOML. All of it is optional:
   [channels]
   dir = "/etc/xenchan/channels.d"   # of the drop-in files
 
+  [sandbox]         # what the daemon gives up when it has started
+  mode = "best-effort"   # all that the kernel has; required: or do not start; off
+  socket_dirs = ["/run", "/var/lib/xen", "/var/lib/libvirt", "/tmp", "/var/tmp"]
+                    # where "path" of a channel may be; a channel with another one
+                    # is not served, and "xenchan list" says why
+
 With --verbose the level is debug.`
 
 // readDaemonConfig reads a configuration file; no file is the defaults. A key
 // that is not known is an error, since whoever wrote it meant something.
 func readDaemonConfig(path string) (daemonConfig, error) {
 	var c daemonConfig
-	c.Log.Format = "text"
+	c.Log.Format, c.Sandbox.Mode, c.Sandbox.SocketDirs = "text", bestEffort, defaultSocketDirs
 	if path == "" {
 		return c, nil
 	}
@@ -66,6 +82,14 @@ func readDaemonConfig(path string) (daemonConfig, error) {
 	}
 	if c.Channels.Dir != "" && !filepath.IsAbs(c.Channels.Dir) {
 		return c, usagef("%s: channels.dir is %q; give an absolute path", path, c.Channels.Dir)
+	}
+	if !slices.Contains(sandboxModes, c.Sandbox.Mode) {
+		return c, usagef("%s: sandbox.mode is %q; give %s", path, c.Sandbox.Mode, strings.Join(sandboxModes, ", "))
+	}
+	for _, dir := range c.Sandbox.SocketDirs {
+		if !filepath.IsAbs(dir) {
+			return c, usagef("%s: sandbox.socket_dirs has %q; begin it with /", path, dir)
+		}
 	}
 	return c, nil
 }

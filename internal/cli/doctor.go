@@ -49,6 +49,7 @@ func (a *app) doctor(ctx context.Context, domain, name string) error {
 		Hypervisor: func(ctx context.Context) (xen.Hypervisor, error) { return a.openHypervisor(ctx, w, 0) },
 		Store:      func(ctx context.Context) (*xenstore.Store, error) { return a.openStore(ctx, w) },
 		RunDir:     w.runDir(),
+		Embedded:   w.dir != "",
 	}, domain, name)
 	if printErr := a.printFindings(findings); printErr != nil {
 		return errors.Join(err, printErr)

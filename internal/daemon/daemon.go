@@ -33,6 +33,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -58,7 +60,17 @@ type Config struct {
 	// Routes are further requests that the status socket answers, by their
 	// patterns for [http.ServeMux].
 	Routes map[string]http.HandlerFunc
-	Log    *slog.Logger
+	// Pulse, unless nil, is called every PulseEvery while the daemon makes progress.
+	Pulse      func()
+	PulseEvery time.Duration
+	// SocketDirs are the directories below which a channel's own path may be; nil
+	// is anywhere.
+	SocketDirs []string
+	// MaxChannels is how many channels there are descriptors for; 0 is any number.
+	MaxChannels int
+	// About is what the caller knows of this process, for who asks.
+	About About
+	Log   *slog.Logger
 }
 
 // Daemon serves channels. Run owns one goroutine for each device.
@@ -68,6 +80,9 @@ type Daemon struct {
 	spools *spools
 	events *hub
 	group  *errgroup.Group
+	nudge  chan struct{} // follow takes what comes, to show that it can
+
+	served, unserved atomic.Int64 // channels
 
 	mu      sync.Mutex
 	devices map[string]*device // by the backend's directory; guarded by mu
@@ -76,7 +91,7 @@ type Daemon struct {
 // Run serves until the context ends, when it returns nil, or until it cannot go
 // on, as when the xenstore connection is lost.
 func Run(ctx context.Context, c Config) error {
-	d := &Daemon{Config: c, devices: make(map[string]*device), events: newHub()}
+	d := &Daemon{Config: c, devices: make(map[string]*device), events: newHub(), nudge: make(chan struct{})}
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
@@ -105,6 +120,7 @@ func Run(ctx context.Context, c Config) error {
 	if d.Beside != nil {
 		d.group.Go(func() error { return d.Beside(all) })
 	}
+	d.group.Go(func() error { return d.pulse(all) })
 	d.group.Go(func() error { return d.observe(all) })
 	if err := d.group.Wait(); !errors.Is(err, context.Canceled) || ctx.Err() == nil {
 		return err
@@ -149,6 +165,7 @@ func (d *Daemon) follow(ctx context.Context) error {
 			}
 			released.Take()
 			d.lookAtAll()
+		case <-d.nudge:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -231,6 +248,15 @@ func (d *Daemon) device(ctx context.Context, domid, devid string) {
 		}
 		return err
 	})
+}
+
+// takePlace counts one more channel, if there are descriptors for it.
+func (d *Daemon) takePlace() bool {
+	if n := d.served.Add(1); d.MaxChannels == 0 || n <= int64(d.MaxChannels) {
+		return true
+	}
+	d.served.Add(-1)
+	return false
 }
 
 // hasDevice says whether a spool's name is that of a device.

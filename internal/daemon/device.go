@@ -108,8 +108,14 @@ func (d *device) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if invalid == nil {
+		if invalid == nil && d.daemon.takePlace() {
+			defer d.daemon.served.Add(-1)
 			return d.serve(ctx)
+		}
+		if invalid == nil {
+			d.daemon.unserved.Add(1)
+			defer d.daemon.unserved.Add(-1)
+			invalid = fmt.Errorf("there are descriptors for %d channels: raise the limit of open files and restart the daemon", d.daemon.MaxChannels)
 		}
 		d.log.Error("channel cannot be served", "error", invalid)
 	}

@@ -8,6 +8,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/xenchan/xenchan/channel"
@@ -28,6 +29,9 @@ func (d *device) openEndpoint() (endpoint.Endpoint, error) {
 	}
 	if d.spec.Connection == channel.PTY {
 		return d.openTerminal(pty.Config{Mode: d.spec.Mode, UID: uid, GID: gid})
+	}
+	if err := d.daemon.checkPlace(d.spec.Path); err != nil {
+		return nil, err
 	}
 	mode := d.spec.Mode
 	if mode == 0 && d.spec.Allow != "" {
@@ -80,13 +84,36 @@ func (d *device) openSocket(cfg unixsock.Config) (endpoint.Endpoint, error) {
 	return e, nil
 }
 
+// checkPlace says why there may be no socket at path. It does not depend on whether
+// the kernel would have refused it too.
+func (d *Daemon) checkPlace(path string) error {
+	if d.SocketDirs == nil {
+		return nil
+	}
+	parent, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if err != nil {
+		return nil // whoever makes the socket says it better
+	}
+	for _, dir := range append([]string{d.RunDir}, d.SocketDirs...) {
+		real, err := filepath.EvalSymlinks(dir)
+		if err != nil {
+			continue
+		}
+		if rel, err := filepath.Rel(real, parent); err == nil && filepath.IsLocal(rel) {
+			return nil
+		}
+	}
+	return fmt.Errorf("path %s: %s is below none of the directories in which this daemon makes sockets (%s): leave path out, or add a directory to socket_dirs in the section [sandbox] of the daemon's configuration and restart it",
+		path, parent, strings.Join(d.SocketDirs, ", "))
+}
+
 // explainRights says what to do about an owner or a group that a daemon without
 // root's rights cannot give.
 func (d *device) explainRights(err error) error {
-	if !errors.Is(err, syscall.EPERM) || os.Geteuid() == 0 || d.spec.Owner+d.spec.Group == "" {
+	if !errors.Is(err, syscall.EPERM) || d.spec.Owner+d.spec.Group == "" {
 		return err
 	}
-	return fmt.Errorf("%w: the daemon is not root but user %d; it can give a socket to groups that it is in itself, and to no other user (owner %q, group %q): "+
+	return fmt.Errorf("%w: the daemon, user %d, may give a socket to groups that it is in itself, and to no other user (owner %q, group %q): "+
 		"say who may connect with allow=USER:@GROUP instead, or make the daemon a member of the group", err, os.Geteuid(), d.spec.Owner, d.spec.Group)
 }
 

@@ -89,6 +89,10 @@ func (d *Daemon) serveStatus(ctx context.Context, l net.Listener) error {
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(d.status())
 	})
+	mux.HandleFunc("GET /v1/daemon", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(d.about())
+	})
 	mux.HandleFunc("GET /v1/events", d.serveEvents)
 	for pattern, handle := range d.Routes {
 		mux.HandleFunc(pattern, handle)

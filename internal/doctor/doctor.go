@@ -47,6 +47,8 @@ type Host struct {
 	Hypervisor func(context.Context) (xen.Hypervisor, error)
 	Store      func(context.Context) (*xenstore.Store, error)
 	RunDir     string
+	// Embedded says that there is nothing to protect.
+	Embedded bool
 }
 
 // report gathers findings about one subject.
@@ -82,7 +84,7 @@ func Check(ctx context.Context, h Host, domain, name string) ([]Finding, error) 
 		return r.findings, nil
 	}
 	r.add("store", OK, "", "xenstored answers; this is domain %s", self)
-	served, running := checkDaemon(ctx, r, h.RunDir)
+	served, running := checkDaemon(ctx, r, h)
 
 	if running {
 		r.findings = append(r.findings, checkDeclared(ctx, h.RunDir, domain, name)...)
@@ -106,13 +108,14 @@ type key struct {
 	dev int
 }
 
-func checkDaemon(ctx context.Context, r *report, runDir string) (map[key]daemon.Status, bool) {
-	rows, err := daemon.Query(ctx, runDir)
+func checkDaemon(ctx context.Context, r *report, h Host) (map[key]daemon.Status, bool) {
+	rows, err := daemon.Query(ctx, h.RunDir)
 	if err != nil {
 		r.add("no-daemon", Failed, "start it: xenchan daemon", "%v", err)
 		return nil, false
 	}
 	r.add("daemon", OK, "", "the daemon answers and serves %d channels", len(rows))
+	checkProcess(ctx, r, h)
 	served := make(map[key]daemon.Status)
 	for _, s := range rows {
 		served[key{s.DomID, s.DevID}] = s

@@ -144,6 +144,11 @@ func (h *Host) pidFile(name string) string { return filepath.Join(h.cfg.Dir, nam
 // Ready waits until every channel can be used from both ends, or, without a
 // daemon, until its terminal in the guest is there.
 func (h *Host) Ready(ctx context.Context) error {
+	if h.cfg.Daemon { // which a host without channels has to wait for too
+		if err := WaitFile(ctx, filepath.Join(RunDir(h.cfg.Dir), "daemon.sock")); err != nil {
+			return err
+		}
+	}
 	for _, c := range h.channels {
 		if h.cfg.Daemon {
 			if err := h.tools.WaitConnected(ctx, c.Channel); err != nil {
