@@ -5,7 +5,6 @@ package convert
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -92,24 +91,13 @@ func Parse(file string, src []byte) (*File, error) {
 }
 
 // Replace is the file with specs in place of its channels, and every other byte as
-// it is. It reads the result to be sure that it says what it should.
+// it is.
 func (f *File) Replace(specs []channel.Spec) (string, error) {
 	text, err := f.source.Replace(specs)
 	if err != nil {
 		return "", err
 	}
-	again, err := Parse("the result", []byte(text))
-	if err != nil {
-		return "", fmt.Errorf("this file cannot be changed: %w", err)
-	}
-	got, _, err := again.Channels()
-	if err != nil {
-		return "", fmt.Errorf("this file cannot be changed: %w", err)
-	}
-	if !slices.EqualFunc(got, specs, func(l domcfg.Located, s channel.Spec) bool { return l.Spec == s }) {
-		return "", errors.New("this file cannot be changed: the result would have other channels")
-	}
-	return text, nil
+	return text, says(text, specs)
 }
 
 type xl struct{ *xlcfg.File }
@@ -137,19 +125,38 @@ func (f libvirt) Replace(specs []channel.Spec) (string, error) { return domxml.R
 // Format is specs alone in a form. It ends in a newline, unless it is empty, as
 // libvirt's form of no channels is.
 func Format(form Form, specs []channel.Spec) (string, error) {
+	var text string
 	switch form {
 	case XL:
-		return xlcfg.Format(specs), nil
+		text = xlcfg.Format(specs)
 	case Libvirt:
-		return domxml.Format(specs), nil
+		text = domxml.Format(specs)
 	case JSON:
-		return formatJSON(specs), nil
+		text = formatJSON(specs)
+	default:
+		return "", fmt.Errorf("%q is no form of a configuration", form)
 	}
-	var known []string
-	for _, f := range Forms() {
-		known = append(known, string(f))
+	if text == "" {
+		return "", nil
 	}
-	return "", fmt.Errorf("%q is no form of a configuration; the forms are %s", form, strings.Join(known, ", "))
+	return text, says(text, specs)
+}
+
+// says reads text to be sure that it says what it should. A form may lack a
+// character, as XML does.
+func says(text string, specs []channel.Spec) error {
+	f, err := Parse("the result", []byte(text))
+	if err != nil {
+		return fmt.Errorf("cannot be written: %w", err)
+	}
+	got, _, err := f.Channels()
+	if err != nil {
+		return fmt.Errorf("cannot be written: %w", err)
+	}
+	if !slices.EqualFunc(got, specs, func(l domcfg.Located, s channel.Spec) bool { return l.Spec == s }) {
+		return fmt.Errorf("the form %s cannot say these channels", f.Form)
+	}
+	return nil
 }
 
 // isStock says that the stock tools know a key.

@@ -124,7 +124,11 @@ func (f *jsonFile) fail(offset int, what, why, fix string) error {
 // explain says what is wrong with the value at offset.
 func (f *jsonFile) explain(offset int, err error) error {
 	if bad, ok := errors.AsType[*json.SyntaxError](err); ok {
-		return f.fail(offset+max(int(bad.Offset)-1, 0), "not well-formed JSON: "+bad.Error(), "", "`jq . FILE` says more")
+		at := max(int(bad.Offset)-1, 0)
+		if strings.Contains(bad.Error(), "unexpected end") {
+			at++
+		}
+		return f.fail(offset+at, "not well-formed JSON: "+bad.Error(), "", "`jq . FILE` says more")
 	}
 	if bad, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		return f.fail(offset+max(int(bad.Offset)-1, 0), fmt.Sprintf("a %s where libxl has another kind of value", bad.Value), "", "give what `xl -N create` or `xl list -l DOMAIN` prints")
