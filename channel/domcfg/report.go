@@ -37,17 +37,17 @@ func (r *Report) Unserve(at Place, key, what, why, fix string) {
 
 // Warn is for what the tools do without saying so, or say and go on.
 func (r *Report) Warn(at Place, key, what, why, fix string) {
-	r.warn(Warning{Message: r.Message(at, key, what, why, fix)})
+	r.warn(false, at, key, what, why, fix)
 }
 
 // Note is for what is no fault of the file.
 func (r *Report) Note(at Place, key, what, why, fix string) {
-	r.warn(Warning{Message: r.Message(at, key, what, why, fix), Note: true})
+	r.warn(true, at, key, what, why, fix)
 }
 
-func (r *Report) warn(w Warning) {
+func (r *Report) warn(note bool, at Place, key, what, why, fix string) {
 	if len(r.Warnings) < maxMessages {
-		r.Warnings = append(r.Warnings, w)
+		r.Warnings = append(r.Warnings, Warning{Message: r.Message(at, key, what, why, fix), Note: note})
 	}
 }
 
@@ -61,7 +61,9 @@ func (r *Report) Failed() int { return len(r.Refused) + len(r.Unserved) }
 // xenchan cannot serve is a warning. The error is [Errors] or nil.
 func (r *Report) Stock() ([]Warning, error) {
 	for _, e := range r.Unserved {
-		r.warn(Warning{Message: e.Message})
+		if len(r.Warnings) < maxMessages {
+			r.Warnings = append(r.Warnings, Warning{Message: e.Message})
+		}
 	}
 	return r.result(r.Refused)
 }

@@ -93,10 +93,11 @@ func (f *File) DomainName() (string, error) {
 	if n == nil {
 		return "", f.fail(f.domain, "the domain has no name", "libvirt requires one", "add <name>NAME</name>")
 	}
-	if n.text == "" || strings.ContainsAny(n.text, "/\n") {
-		return "", f.fail(n, fmt.Sprintf("%q cannot be a domain's name", n.text), "libvirt refuses an empty one and one with a '/' or a new line", "change it")
+	name := string(n.text)
+	if name == "" || strings.ContainsAny(name, "/\n") {
+		return "", f.fail(n, fmt.Sprintf("%q cannot be a domain's name", name), "libvirt refuses an empty one and one with a '/' or a new line", "change it")
 	}
-	return n.text, nil
+	return name, nil
 }
 
 // DomainUUID is what <uuid> says in lower case, or "". The error is [domcfg.Errors].
@@ -108,7 +109,7 @@ func (f *File) DomainUUID() (string, error) {
 	if n == nil {
 		return "", nil
 	}
-	uuid := strings.ToLower(strings.Trim(n.text, blanks))
+	uuid := strings.ToLower(strings.Trim(string(n.text), blanks))
 	if !domcfg.IsUUID(uuid) {
 		return "", f.fail(n, fmt.Sprintf("%q is not a uuid", uuid), "it has groups of 8, 4, 4, 4 and 12 hexadecimal digits", "make one with uuidgen, or leave <uuid> away")
 	}

@@ -38,8 +38,13 @@ func (r *reader) readOwn() {
 
 // leftOver says which of our metadata is about no channel.
 func (r *reader) leftOver() {
-	for name, n := range r.own {
-		r.warn(n, "name", fmt.Sprintf("there is no channel %q", name), "what is said of it here is ignored", "correct the name, or remove it")
+	if len(r.own) == 0 {
+		return
+	}
+	for _, n := range r.file.metadata().children {
+		if name, _ := n.attr("name"); r.own[name] == n {
+			r.warn(n, "name", fmt.Sprintf("there is no channel %q", name), "what is said of it here is ignored", "correct the name, or remove it")
+		}
 	}
 }
 

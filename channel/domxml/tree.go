@@ -21,7 +21,7 @@ type node struct {
 	attrs                       []xml.Attr
 	parent                      *node
 	children                    []*node
-	text                        string // its own, without that of its children
+	text                        []byte // its own, without that of its children
 	start, inner, innerEnd, end int
 }
 
@@ -170,7 +170,7 @@ func (p *parser) take(token xml.Token, start, end int) error {
 			return p.fail(end-len(rest), "text outside of all elements", "that is not well-formed XML", "remove it")
 		}
 		if p.depth == textDepth {
-			p.open.text += string(t)
+			p.open.text = append(p.open.text, t...)
 		}
 	case xml.Directive:
 		return p.fail(start, "the file has a DTD", "it could make the file mean something else than it shows, and libvirt's have none", "remove <!DOCTYPE …>")
