@@ -56,13 +56,13 @@ func (t *Toolstack) offer(ctx context.Context, c Channel) error {
 		if v.Get(p.backend+"/online") != "1" || v.Err() != nil {
 			return v.Err() // it was detached meanwhile
 		}
-		w := writer{ctx: ctx, tx: tx}
+		w := writer{tx.Pipeline()}
 		w.frontend(p, dom, backend, c.DevID, channel.Spec{Name: c.Name, Connection: c.Connection})
 		w.set(p.frontend, nil, "tty", c.TTY)
 		// The backend has seen its frontend go and says Closed, which a guest
 		// would follow.
 		w.set(p.backend, nil, "state", xenbus.Initialising.Decimal())
-		return w.err
+		return w.Wait(ctx)
 	})
 }
 

@@ -25,30 +25,40 @@ const limit = "1048576"
 // Attach gives a domain one more channel, running or not. Either all nodes are
 // written or, when there is an error, none. The spec's Path is filled in.
 func (t *Toolstack) Attach(ctx context.Context, d Domain, spec channel.Spec) (Channel, error) {
-	return t.attach(ctx, d, spec, []string{Origin, string(channel.OriginAttached)})
+	return t.attach(ctx, d, spec, attached)
 }
 
-// attach adds a mark, which says who made the channel, to what is in /libxl.
+// attached is the mark of a channel that somebody made by hand.
+var attached = []string{Origin, string(channel.OriginAttached)}
+
 func (t *Toolstack) attach(ctx context.Context, d Domain, spec channel.Spec, mark []string) (Channel, error) {
-	backend, err := t.prepare(ctx, d, &spec)
-	if err != nil {
+	if err := t.write(ctx, d, spec, mark); err != nil {
 		return Channel{}, err
 	}
-	var devid int
-	err = t.Store.Tx(ctx, func(tx *xenstore.Tx) error {
-		if devid, err = freeDevid(ctx, tx, d, spec); err != nil {
-			return err
-		}
-		p := devicePaths(d.ID, backend, devid)
-		w := writer{ctx: ctx, tx: tx}
-		w.device(p, d.ID, backend, devid, spec)
-		w.set(p.libxl, nil, mark...)
-		return w.err
-	})
-	if err != nil {
-		return Channel{}, fmt.Errorf("attach %s to %v: %w", spec.Name, d, err)
-	}
 	return t.Find(ctx, d, spec.Name)
+}
+
+// write writes a channel's nodes, and adds a mark, which says who made it, to
+// what is in /libxl.
+func (t *Toolstack) write(ctx context.Context, d Domain, spec channel.Spec, mark []string) error {
+	backend, err := t.prepare(ctx, d, &spec)
+	if err == nil {
+		err = t.Store.Tx(ctx, func(tx *xenstore.Tx) error {
+			devid, err := freeDevid(ctx, tx, d, spec)
+			if err != nil {
+				return err
+			}
+			p := devicePaths(d.ID, backend, devid)
+			w := writer{tx.Pipeline()}
+			w.device(p, d.ID, backend, devid, spec)
+			w.set(p.libxl, nil, mark...)
+			return w.Wait(ctx)
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("attach %s to %v: %w", spec.Name, d, err)
+	}
+	return nil
 }
 
 // prepare checks what does not need the transaction, and fills in the path.
@@ -142,41 +152,31 @@ func freeDevid(ctx context.Context, tx *xenstore.Tx, d Domain, spec channel.Spec
 	}
 }
 
-// writer writes node after node and keeps the first error.
-type writer struct {
-	ctx context.Context
-	tx  *xenstore.Tx
-	err error
-}
+// writer writes the nodes of devices, without waiting for each.
+type writer struct{ *xenstore.Pipeline }
 
-func (w *writer) do(f func() error) {
-	if w.err == nil {
-		w.err = f()
-	}
-}
-
-func (w *writer) set(dir string, perms wire.Perms, pairs ...string) {
+func (w writer) set(dir string, perms wire.Perms, pairs ...string) {
 	for i := 0; i < len(pairs); i += 2 {
 		path := dir + "/" + pairs[i]
-		w.do(func() error { return w.tx.Write(w.ctx, path, pairs[i+1]) })
+		w.Write(path, pairs[i+1])
 		if perms != nil {
-			w.do(func() error { return w.tx.SetPerms(w.ctx, path, perms) })
+			w.SetPerms(path, perms)
 		}
 	}
 }
 
-func (w *writer) dir(path string, perms wire.Perms) {
-	w.do(func() error { return w.tx.Remove(w.ctx, path) })
-	w.do(func() error { return w.tx.Mkdir(w.ctx, path) })
+func (w writer) dir(path string, perms wire.Perms) {
+	w.Remove(path)
+	w.Mkdir(path)
 	if perms != nil {
-		w.do(func() error { return w.tx.SetPerms(w.ctx, path, perms) })
+		w.SetPerms(path, perms)
 	}
 }
 
 // device writes all nodes of a channel, in libxl's order. The guest owns the
 // frontend's directory but not what names and describes the channel in it
 // (XSA-57), and cannot read /libxl (XSA-175, XSA-178).
-func (w *writer) device(p paths, dom, backend xen.DomID, devid int, spec channel.Spec) {
+func (w writer) device(p paths, dom, backend xen.DomID, devid int, spec channel.Spec) {
 	described := []string{
 		"frontend-id", dom.String(), "online", "1", "state", xenbus.Initialising.Decimal(),
 		"protocol", "vt100", "name", spec.Name, "connection", string(spec.Connection),
@@ -197,7 +197,7 @@ func (w *writer) device(p paths, dom, backend xen.DomID, devid int, spec channel
 }
 
 // frontend writes the half of a channel that the guest looks at.
-func (w *writer) frontend(p paths, dom, backend xen.DomID, devid int, spec channel.Spec) {
+func (w writer) frontend(p paths, dom, backend xen.DomID, devid int, spec channel.Spec) {
 	output := "pty"
 	if spec.Connection == channel.Socket {
 		output = "chardev:libxl-channel" + strconv.Itoa(devid)

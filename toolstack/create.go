@@ -2,7 +2,6 @@ package toolstack
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -27,27 +26,43 @@ const undoWithin = time.Minute
 // instruction runs, each in one transaction and in the order given, and lets it
 // run unless it is to stay paused. When there is an error, the domain is destroyed
 // again, with its channels.
-func (t *Toolstack) Create(ctx context.Context, m Maker, specs []channel.Spec, paused bool) (d Domain, err error) {
-	if d, err = m.Create(ctx); err != nil {
+func (t *Toolstack) Create(ctx context.Context, m Maker, specs []channel.Spec, paused bool) (Domain, error) {
+	d, err := m.Create(ctx)
+	if err != nil {
 		return d, err
 	}
-	defer func() {
-		if err == nil {
-			return
-		}
+	if err := t.complete(ctx, m, d, specs, paused); err != nil {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoWithin)
 		defer cancel()
-		if undo := m.Destroy(clean, d.ID); undo != nil && !errors.Is(undo, ErrNoDomain) {
-			err = fmt.Errorf("%w\nthe domain is left half-made, as it could not be destroyed: %w", err, undo)
+		if undo := m.Destroy(clean, d.ID); undo != nil && t.exists(clean, d) {
+			return d, fmt.Errorf("%w\n%v is left as it is, for it could not be destroyed: %w", err, d, undo)
 		}
-	}()
+		return d, fmt.Errorf("%w\n%v was destroyed again", err, d)
+	}
+	return d, nil
+}
+
+// complete gives a new domain its channels, and lets it run.
+func (t *Toolstack) complete(ctx context.Context, m Maker, d Domain, specs []channel.Spec, paused bool) error {
 	for _, spec := range specs {
-		if _, err = t.Attach(ctx, d, spec); err != nil {
-			return d, err
+		if err := t.write(ctx, d, spec, attached); err != nil && !t.isDeclared(ctx, d, spec.Name) {
+			return err
 		}
 	}
-	if err = ctx.Err(); err != nil || paused {
-		return d, err
+	if err := ctx.Err(); err != nil || paused {
+		return err
 	}
-	return d, m.Unpause(ctx, d.ID)
+	return m.Unpause(ctx, d.ID)
+}
+
+// isDeclared says whether a daemon was faster with a channel that is declared too.
+func (t *Toolstack) isDeclared(ctx context.Context, d Domain, name string) bool {
+	c, err := t.Find(ctx, d, name)
+	return err == nil && c.Origin == channel.OriginDeclared
+}
+
+// exists says whether a domain is still there; when xenstore cannot tell, it may be.
+func (t *Toolstack) exists(ctx context.Context, d Domain) bool {
+	alive, err := t.Store.Exists(ctx, "/local/domain/"+d.ID.String())
+	return alive || err != nil
 }

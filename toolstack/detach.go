@@ -51,9 +51,9 @@ func (t *Toolstack) unplug(ctx context.Context, c Channel) error {
 		if n.Err() != nil || n.Get(c.Backend+"/frontend") == "" {
 			return n.Err()
 		}
-		w := writer{ctx: ctx, tx: tx}
+		w := writer{tx.Pipeline()}
 		w.set(c.Backend, nil, "online", "0", "state", xenbus.Closing.Decimal())
-		return w.err
+		return w.Wait(ctx)
 	})
 	if err != nil || !served {
 		return err

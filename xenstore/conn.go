@@ -83,6 +83,11 @@ func (c *conn) call(ctx context.Context, op wire.Type, tx uint32, path string, p
 	if err != nil {
 		return nil, opError(op, path, err)
 	}
+	return c.await(ctx, r, path)
+}
+
+// await waits for the reply to a request and returns its payload.
+func (c *conn) await(ctx context.Context, r *request, path string) ([]byte, error) {
 	var res result
 	select {
 	case res = <-r.reply:
@@ -90,7 +95,7 @@ func (c *conn) call(ctx context.Context, op wire.Type, tx uint32, path string, p
 		res = c.abandon(r, ctx.Err())
 	}
 	if res.err != nil {
-		return nil, opError(op, path, res.err)
+		return nil, opError(r.msg.Type, path, res.err)
 	}
 	return res.payload, nil
 }

@@ -24,6 +24,18 @@ type nodes struct {
 
 // call checks a request that has no path, or a checked one, and sends it.
 func (n nodes) call(ctx context.Context, op wire.Type, path string, payload []byte) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, opError(op, path, err)
+	}
+	r, err := n.submit(op, path, payload)
+	if err != nil {
+		return nil, err
+	}
+	return n.c.await(ctx, r, path)
+}
+
+// submit is the first half of call.
+func (n nodes) submit(op wire.Type, path string, payload []byte) (*request, error) {
 	limit := wire.MaxPayload
 	if n.c.device {
 		limit = maxDevicePayload
@@ -41,7 +53,11 @@ func (n nodes) call(ctx context.Context, op wire.Type, path string, payload []by
 		}
 		id = n.tx.id
 	}
-	return n.c.call(ctx, op, id, path, payload)
+	r, err := n.c.submit(op, id, payload)
+	if err != nil {
+		return nil, opError(op, path, err)
+	}
+	return r, nil
 }
 
 // onNode sends a request about one node: the path, then more strings.

@@ -141,7 +141,7 @@ a Xen host and programs in its guests, which find them by name.`,
 		commands []*cobra.Command
 	}{
 		{"Channels", []*cobra.Command{a.listCommand(), a.attachCommand(), a.detachCommand(), a.connectCommand(), a.agentCommand(), a.checkCommand(), a.convertCommand(), a.doctorCommand()}},
-		{"Domains", append([]*cobra.Command{a.createCommand()}, a.domainCommands()...)},
+		{"Domains", []*cobra.Command{a.createCommand(), a.destroyCommand(), a.rebootCommand(), a.unpauseCommand()}},
 		{"Host", []*cobra.Command{a.daemonCommand(), a.applyCommand()}},
 		{"Without Xen", []*cobra.Command{a.demoCommand(), a.simCommand(), a.simGuestCommand(), a.simEchoCommand()}},
 		{"More", []*cobra.Command{a.versionCommand(), a.completionCommand()}},

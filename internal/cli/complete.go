@@ -82,3 +82,11 @@ func completePath(_ *cobra.Command, args []string, _ string) ([]string, cobra.Sh
 	}
 	return nil, cobra.ShellCompDirectiveDefault
 }
+
+// completeFile leaves the first argument to the shell.
+func completeFile(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) == 0 {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	return nil, cobra.ShellCompDirectiveNoFileComp
+}

@@ -2,12 +2,16 @@ package cli
 
 import (
 	"context"
-	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/xenchan/xenchan/channel"
+	"github.com/xenchan/xenchan/channel/convert"
 	"github.com/xenchan/xenchan/internal/sim"
+	"github.com/xenchan/xenchan/internal/xl"
 	"github.com/xenchan/xenchan/toolstack"
 	"github.com/xenchan/xenchan/xen"
 )
@@ -15,113 +19,197 @@ import (
 func (a *app) createCommand() *cobra.Command {
 	var paused bool
 	cmd := &cobra.Command{
-		Use:    "create FILE",
-		Short:  "Make a domain with its channels",
-		Long:   `Create makes a domain of an embedded host, with the channels of its configuration.`,
-		Hidden: true,
-		Example: `  xenchan create web.cfg
-  xenchan create web.cfg --paused`,
-		Args: args(1, 1),
+		Use:   "create FILE [KEY=VALUE...] [-- XL-OPTION...]",
+		Short: "Make a domain whose channels are there from its boot",
+		Long: `Create makes a domain as xl create does, and its channels without QEMU: xl makes
+the domain paused and without them, xenchan adds them in the order of the
+configuration, the first as the guest's hvc1, and lets the domain run. When a step
+fails, or create is interrupted, the domain is destroyed again. It prints the
+domain's channels, as list does.
+
+KEY=VALUE counts as a last line of FILE, as with xl create, and what follows -- are
+options for xl create, such as -c, which opens the console, -q or -e.
+
+When the guest reboots, xl makes its domain anew, and knows nothing of these
+channels: attach them again, or declare them for the daemon to see to it. On an
+embedded host the domain is a simulated one, of which FILE gives the name, the
+uuid and the channels.`,
+		Example: `  xenchan create /etc/xen/web.cfg
+  xenchan create web.cfg --paused -o json
+  xenchan create web.cfg memory=256 -- -c`,
+		Args:              args(1, 1000),
+		ValidArgsFunction: completeFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			more, err := xl.ParseArgs(args[1:])
+			if err != nil {
+				return usageError{err}
+			}
+			more.Paused = more.Paused || paused
 			w, err := a.locate()
 			if err != nil {
 				return err
 			}
-			if w.dir == "" {
-				return usagef("create works on an embedded host only")
+			if w.dir != "" {
+				return a.createSim(cmd.Context(), w.dir, args[0], more)
 			}
-			domains, err := a.readDomains(w.dir, args)
-			if err != nil {
-				return err
-			}
-			tools, err := a.toolstack(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer tools.Store.Close()
-			d, err := tools.Create(cmd.Context(), simMaker{sim.Client{Dir: w.dir}, domains[0]}, domains[0].Channels, paused)
-			if err != nil {
-				return err
-			}
-			channels, err := tools.Channels(cmd.Context(), d)
-			if err != nil {
-				return err
-			}
-			if a.output == "json" {
-				return a.printJSON(newCreated(d, channels))
-			}
-			return a.printRows(channels)
+			return a.createXL(cmd.Context(), args[0], more)
 		},
 	}
-	cmd.Flags().BoolVar(&paused, "paused", false, "leave the domain paused")
+	cmd.Flags().BoolVar(&paused, "paused", false, "leave the domain paused, as xl create -p does")
 	return cmd
 }
 
-// created is the form of a new domain in JSON.
-type created struct {
+// createSim makes a simulated domain.
+func (a *app) createSim(ctx context.Context, dir, file string, more xl.Args) error {
+	if more.Console {
+		return usagef("-c: a domain of an embedded host has no console beside its channels")
+	}
+	c, err := a.readConfig(file, more.Assignments...)
+	if err != nil {
+		return err
+	}
+	d, err := simDomain(dir, file, c)
+	if err != nil {
+		return err
+	}
+	tools, err := a.toolstack(ctx)
+	if err != nil {
+		return err
+	}
+	defer tools.Store.Close()
+	return a.create(ctx, tools, simMaker{sim.Client{Dir: dir}, d.Name, d.UUID}, c, more)
+}
+
+// simMaker makes a domain of an embedded host.
+type simMaker struct {
+	sim.Client
+	name, uuid string
+}
+
+func (m simMaker) Create(ctx context.Context) (toolstack.Domain, error) {
+	return m.Client.Create(ctx, m.name, m.uuid)
+}
+
+// createXL makes a domain with xl.
+func (a *app) createXL(ctx context.Context, file string, more xl.Args) error {
+	file, remove, err := a.regular(file)
+	if err != nil {
+		return usageError{err}
+	}
+	defer remove()
+	c, err := a.readConfig(file, more.Assignments...)
+	if err != nil {
+		return err
+	}
+	if c.form != convert.XL {
+		return usagef("%s is no xl.cfg, and xl makes the domain: `virsh create` takes libvirt XML, and xenchan attach adds channels", file)
+	}
+	tools, err := a.toolstack(ctx)
+	if err != nil {
+		return err
+	}
+	defer tools.Store.Close()
+	m := xl.Maker{
+		Tools: tools, File: file, Name: c.name, UUID: c.uuid, Args: more,
+		Warn: func(said string) { a.warn("xl says: %s", said) },
+	}
+	if !more.Console {
+		return a.create(ctx, tools, m, c, more)
+	}
+	shown := consoleMaker{Maker: m, app: a, wait: new(func() error)}
+	if err := a.create(ctx, tools, shown, c, more); err != nil || more.Paused {
+		return err
+	}
+	return (*shown.wait)()
+}
+
+// consoleMaker opens the console of a domain before it runs, so that nothing on
+// it is missed.
+type consoleMaker struct {
+	xl.Maker
+	app  *app
+	wait *func() error
+}
+
+func (m consoleMaker) Unpause(ctx context.Context, id xen.DomID) (err error) {
+	if *m.wait, err = xl.Console(ctx, id, m.app.stdin, m.app.stdout, m.app.stderr); err != nil {
+		return err
+	}
+	return m.Maker.Unpause(ctx, id)
+}
+
+// regular is a file that can be read twice, by us and by xl: a copy, if the one
+// given is a pipe.
+func (a *app) regular(file string) (path string, remove func(), err error) {
+	if info, err := os.Stat(file); file != "-" && (err != nil || info.Mode().IsRegular()) {
+		return file, func() {}, err
+	}
+	src, err := a.readFile(file)
+	if err != nil {
+		return "", nil, err
+	}
+	dir, err := os.MkdirTemp("", "xenchan-")
+	if err != nil {
+		return "", nil, err
+	}
+	path = filepath.Join(dir, filepath.Base(file))
+	return path, func() { os.RemoveAll(dir) }, os.WriteFile(path, src, 0o600)
+}
+
+// create makes the domain and shows its channels.
+func (a *app) create(ctx context.Context, tools *toolstack.Toolstack, m toolstack.Maker, c domainConfig, more xl.Args) error {
+	var specs []channel.Spec
+	for _, l := range c.channels {
+		specs = append(specs, l.Spec)
+	}
+	for _, w := range c.warnings {
+		// What only xl minds does not matter here: it does not see the channels.
+		if !w.Note && !strings.Contains(w.What, "refused by xl") {
+			a.warn("warning: %s", w.String())
+		}
+	}
+	d, err := tools.Create(ctx, m, specs, more.Paused)
+	if err != nil {
+		if d.ID != 0 {
+			awaitDomainGone(context.WithoutCancel(ctx), tools, d.ID)
+		}
+		return err
+	}
+	if more.Console && !more.Paused {
+		return nil
+	}
+	awaitTTYs(ctx, tools, d)
+	rows, err := tools.Channels(ctx, d)
+	if err != nil {
+		return err
+	}
+	if a.output != "json" {
+		return a.printRows(rows)
+	}
+	made := createdJSON{DomID: d.ID, Domain: d.Name, UUID: d.UUID, Channels: []channel.Info{}}
+	for _, r := range rows {
+		made.Channels = append(made.Channels, r.Info)
+	}
+	return a.printJSON(made)
+}
+
+// awaitTTYs waits for the terminals of a new domain's channels, as long as a
+// daemon may need for them. It is no error when there is no daemon.
+func awaitTTYs(ctx context.Context, tools *toolstack.Toolstack, d toolstack.Domain) {
+	rows, _ := tools.Channels(ctx, d)
+	soon, cancel := context.WithTimeout(ctx, terminalSoon)
+	defer cancel()
+	for _, r := range rows {
+		if r.Connection == channel.PTY && served(ctx, tools, r) && awaitTTY(soon, tools, r) != nil {
+			return
+		}
+	}
+}
+
+// createdJSON is a new domain; its channels are as list has them.
+type createdJSON struct {
 	DomID    xen.DomID      `json:"domid"`
 	Domain   string         `json:"domain"`
 	UUID     string         `json:"uuid"`
 	Channels []channel.Info `json:"channels"`
-}
-
-func newCreated(d toolstack.Domain, channels []toolstack.Channel) created {
-	c := created{DomID: d.ID, Domain: d.Name, UUID: d.UUID, Channels: []channel.Info{}}
-	for _, ch := range channels {
-		c.Channels = append(c.Channels, ch.Info)
-	}
-	return c
-}
-
-// simMaker makes one domain of an embedded host.
-type simMaker struct {
-	sim.Client
-	domain sim.Domain
-}
-
-func (m simMaker) Create(ctx context.Context) (toolstack.Domain, error) {
-	return m.Client.Create(ctx, m.domain.Name, m.domain.UUID)
-}
-
-// domainCommands are xl's commands of the same name.
-func (a *app) domainCommands() []*cobra.Command {
-	var all []*cobra.Command
-	for _, c := range []struct {
-		name, short, long string
-		do                func(context.Context, sim.Client, xen.DomID) error
-	}{
-		{"destroy", "End a domain at once", "Destroy ends a domain of an embedded host at once.",
-			func(ctx context.Context, c sim.Client, id xen.DomID) error { return c.Destroy(ctx, id) }},
-		{"reboot", "Start a domain afresh", "Reboot ends a domain of an embedded host and makes it again, with a new domid and no channels.",
-			func(ctx context.Context, c sim.Client, id xen.DomID) error { return c.Reboot(ctx, id) }},
-		{"unpause", "Let a paused domain run", "Unpause lets a domain of an embedded host run that was created with --paused.",
-			func(ctx context.Context, c sim.Client, id xen.DomID) error { return c.Unpause(ctx, id) }},
-	} {
-		all = append(all, &cobra.Command{
-			Use: c.name + " DOMAIN", Short: c.short, Long: c.long, Example: fmt.Sprintf("  xenchan %s web", c.name),
-			Hidden:            true,
-			Args:              args(1, 1),
-			ValidArgsFunction: a.completeDomain,
-			RunE: func(cmd *cobra.Command, args []string) error {
-				w, err := a.locate()
-				if err != nil {
-					return err
-				}
-				if w.dir == "" {
-					return usagef("%s works on an embedded host only: `xl %s %s`", c.name, c.name, args[0])
-				}
-				tools, err := a.toolstack(cmd.Context())
-				if err != nil {
-					return err
-				}
-				defer tools.Store.Close()
-				d, err := tools.Resolve(cmd.Context(), args[0])
-				if err != nil {
-					return err
-				}
-				return c.do(cmd.Context(), sim.Client{Dir: w.dir}, d.ID)
-			},
-		})
-	}
-	return all
 }

@@ -50,7 +50,7 @@ that does not answer is not waited for beyond the time-out: the channel goes any
 				a.warn("%s is declared in %s: a daemon attaches it again; take it out of that file and run `xenchan apply`", c.Name, c.DeclaredIn)
 				return nil
 			}
-			awaitGone(cmd.Context(), tools, c)
+			awaitGone(cmd.Context(), tools, func(s daemon.Status) bool { return s.DomID == c.DomID && s.DevID == c.DevID })
 			return nil
 		},
 	}
@@ -62,14 +62,14 @@ that does not answer is not waited for beyond the time-out: the channel goes any
 // nodes are gone; it gives a connected client two seconds to read the rest.
 const letGo = 3 * time.Second
 
-// awaitGone waits until the daemon, if one runs, has closed the host end too, so
-// that its path is free when detach returns.
-func awaitGone(ctx context.Context, tools *toolstack.Toolstack, c toolstack.Channel) {
+// awaitGone waits until the daemon, if one runs, has closed the host ends of
+// these channels too, so that their paths are free afterwards.
+func awaitGone(ctx context.Context, tools *toolstack.Toolstack, these func(daemon.Status) bool) {
 	ctx, cancel := context.WithTimeout(ctx, letGo)
 	defer cancel()
 	for {
 		serving, err := daemon.Query(ctx, tools.RunDir)
-		if err != nil || !slices.ContainsFunc(serving, func(s daemon.Status) bool { return s.DomID == c.DomID && s.DevID == c.DevID }) {
+		if err != nil || !slices.ContainsFunc(serving, these) {
 			return
 		}
 		select {

@@ -240,9 +240,17 @@ func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
 
 func cmdSnapshot(ts *testscript.TestScript, _ bool, _ []string) { state(ts).dump = dump(ts) }
 
+// cmdUnchanged gives the daemon, which removes files on its own, a moment.
 func cmdUnchanged(ts *testscript.TestScript, _ bool, _ []string) {
-	if before, now := state(ts).dump, dump(ts); before != now {
-		ts.Fatalf("something has changed:\n%s", cmp.Diff(strings.Split(before, "\n"), strings.Split(now, "\n")))
+	before := state(ts).dump
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		now := dump(ts)
+		if before == now {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("something has changed:\n%s", cmp.Diff(strings.Split(before, "\n"), strings.Split(now, "\n")))
+		}
 	}
 }
 
@@ -268,7 +276,7 @@ func dump(ts *testscript.TestScript) string {
 			content := ""
 			if e.Type().IsRegular() {
 				data, err := os.ReadFile(path)
-				if err != nil {
+				if err != nil && !errors.Is(err, fs.ErrNotExist) {
 					return err
 				}
 				content = string(data)

@@ -79,25 +79,34 @@ func (a *app) readDomains(dir string, files []string) ([]sim.Domain, error) {
 		if err != nil {
 			return nil, err
 		}
-		d := sim.Domain{Name: c.orFileName(file), UUID: c.uuid}
-		if err := sim.CheckName(d.Name); err != nil {
-			return nil, usagef("%s: %w", file, err)
+		d, err := simDomain(dir, file, c)
+		if err != nil {
+			return nil, err
 		}
 		if other, ok := taken[d.Name]; ok {
 			return nil, usagef("%s and %s both name their domain %s", other, file, d.Name)
 		}
 		taken[d.Name] = file
-		for _, l := range c.channels {
-			if l.Connection == channel.Socket && l.Path == "" {
-				if _, err := channel.DefaultPath(sim.RunDir(dir), d.Name, l.Name); err != nil {
-					return nil, usagef("%s:%d:%d: %w", l.File, l.Line, l.Col, err)
-				}
-			}
-			d.Channels = append(d.Channels, l.Spec)
-		}
 		domains = append(domains, d)
 	}
 	return domains, nil
+}
+
+// simDomain is a domain of the embedded host in dir, if it can be one.
+func simDomain(dir, file string, c domainConfig) (sim.Domain, error) {
+	d := sim.Domain{Name: c.orFileName(file), UUID: c.uuid}
+	if err := sim.CheckName(d.Name); err != nil {
+		return d, usagef("%s: %w", file, err)
+	}
+	for _, l := range c.channels {
+		if l.Connection == channel.Socket && l.Path == "" {
+			if _, err := channel.DefaultPath(sim.RunDir(dir), d.Name, l.Name); err != nil {
+				return d, usagef("%s:%d:%d: %w", l.File, l.Line, l.Col, err)
+			}
+		}
+		d.Channels = append(d.Channels, l.Spec)
+	}
+	return d, nil
 }
 
 func (a *app) runSim(ctx context.Context, cfg sim.Config) error {
