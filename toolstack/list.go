@@ -103,14 +103,14 @@ func readChannel(ctx context.Context, r xenstore.Reader, d Domain, devid int) (C
 		Name:       name,
 		Connection: channel.Connection(n.Get(libxl + "/connection")),
 		Path:       n.Get(libxl + "/path"),
-		State:      state(n, c.Backend+"/state"),
+		State:      State(n, c.Backend+"/state"),
 		Guest:      channel.GuestUnknown,
 	}
 	c.BackendDomID = uint16(backendOf(c.Backend))
 	if c.Frontend == "" || c.Backend == "" {
 		return c, false, n.Err() // it has just gone
 	}
-	c.FrontendState = state(n, c.Frontend+"/state")
+	c.FrontendState = State(n, c.Frontend+"/state")
 	c.Origin = channel.OriginXL
 	if made, ok := n.Lookup(libxl + "/" + Origin); ok {
 		c.Origin = channel.Origin(made)
@@ -139,8 +139,8 @@ func backendOf(path string) xen.DomID {
 	return dom
 }
 
-// state is a state node, nil when there is none.
-func state(v *xenstore.Values, path string) *int {
+// State is what a state node says, nil when there is none.
+func State(v *xenstore.Values, path string) *int {
 	text, ok := v.Lookup(path)
 	if !ok {
 		return nil

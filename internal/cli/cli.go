@@ -140,11 +140,37 @@ a Xen host and programs in its guests, which find them by name.`,
 		title    string
 		commands []*cobra.Command
 	}{
-		{"Channels", []*cobra.Command{a.listCommand(), a.attachCommand(), a.detachCommand(), a.connectCommand(), a.agentCommand(), a.checkCommand(), a.convertCommand(), a.doctorCommand()}},
-		{"Domains", []*cobra.Command{a.createCommand(), a.destroyCommand(), a.rebootCommand(), a.unpauseCommand()}},
-		{"Host", []*cobra.Command{a.daemonCommand(), a.applyCommand()}},
-		{"Without Xen", []*cobra.Command{a.demoCommand(), a.simCommand(), a.simGuestCommand(), a.simEchoCommand()}},
-		{"More", []*cobra.Command{a.versionCommand(), a.completionCommand()}},
+		{"Channels", []*cobra.Command{
+			a.listCommand(),
+			a.attachCommand(),
+			a.detachCommand(),
+			a.connectCommand(),
+			a.agentCommand(),
+			a.watchCommand(),
+			a.checkCommand(),
+			a.convertCommand(),
+			a.doctorCommand(),
+		}},
+		{"Domains", []*cobra.Command{
+			a.createCommand(),
+			a.destroyCommand(),
+			a.rebootCommand(),
+			a.unpauseCommand(),
+		}},
+		{"Host", []*cobra.Command{
+			a.daemonCommand(),
+			a.applyCommand(),
+		}},
+		{"Without Xen", []*cobra.Command{
+			a.demoCommand(),
+			a.simCommand(),
+			a.simGuestCommand(),
+			a.simEchoCommand(),
+		}},
+		{"More", []*cobra.Command{
+			a.versionCommand(),
+			a.completionCommand(),
+		}},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title})
 		for _, c := range g.commands {

@@ -43,11 +43,16 @@ func cell(s string) string {
 
 // printJSON writes v for programs and for terminals: what encoding/json leaves
 // raw and a terminal would act on is written as \u escapes, which mean the same.
-func (a *app) printJSON(v any) error {
+func (a *app) printJSON(v any) error { return a.writeJSON(v, "  ") }
+
+// printJSONLine is printJSON on one line.
+func (a *app) printJSONLine(v any) error { return a.writeJSON(v, "") }
+
+func (a *app) writeJSON(v any, indent string) error {
 	var plain bytes.Buffer
 	e := json.NewEncoder(&plain)
 	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
+	e.SetIndent("", indent)
 	if err := e.Encode(v); err != nil {
 		return err
 	}
