@@ -136,10 +136,43 @@ a Xen host and programs in its guests, which find them by name.`,
 	root.SetHelpCommand(helpCommand())
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputs, cobra.ShellCompDirectiveNoFileComp))
 	root.RegisterFlagCompletionFunc("host", cobra.FixedCompletions([]string{"auto", "xen", "sim:"}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace))
-	for _, g := range []struct {
-		title    string
-		commands []*cobra.Command
-	}{
+	for _, g := range a.groups() {
+		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title})
+		for _, c := range g.commands {
+			c.GroupID = g.title
+			root.AddCommand(c)
+		}
+	}
+	return root
+}
+
+// globalFlags are the flags of all commands. What is set already is their default.
+func (a *app) globalFlags(flags *pflag.FlagSet) {
+	flags.StringVar(&a.host, "host", a.host, "the `HOST` to work on: auto, xen or sim:DIR (default $XENCHAN_HOST, else\nauto, which is Xen if this is a Xen host)")
+	flags.StringVar(&a.store, "store", a.store, "`PATH` of xenstored's socket or of the xenbus device (default\n$XENSTORED_PATH, else where libxenstore looks)")
+	flags.StringVarP(&a.output, "output", "o", a.output, "`FORM` of the result: table, wide or json")
+	flags.BoolP("help", "h", false, "show what a command does")
+}
+
+// adopt gives a command tree our help and our errors.
+func (a *app) adopt(root *cobra.Command) {
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usagef("%w%s; see `%s --help`", err, nearFlag(cmd, err), cmd.CommandPath())
+	})
+	root.SetHelpFunc(help)
+	root.SetUsageFunc(func(cmd *cobra.Command) error { help(cmd, nil); return nil })
+}
+
+// group is the commands that help shows under one title.
+type group struct {
+	title    string
+	commands []*cobra.Command
+}
+
+// groups are all commands. A new one is a line here and a page in docs/.
+func (a *app) groups() []group {
+	return []group{
 		{"Channels", []*cobra.Command{
 			a.listCommand(),
 			a.attachCommand(),
@@ -171,32 +204,7 @@ a Xen host and programs in its guests, which find them by name.`,
 			a.versionCommand(),
 			a.completionCommand(),
 		}},
-	} {
-		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title})
-		for _, c := range g.commands {
-			c.GroupID = g.title
-			root.AddCommand(c)
-		}
 	}
-	return root
-}
-
-// globalFlags are the flags of all commands. What is set already is their default.
-func (a *app) globalFlags(flags *pflag.FlagSet) {
-	flags.StringVar(&a.host, "host", a.host, "the `HOST` to work on: auto, xen or sim:DIR (default $XENCHAN_HOST, else\nauto, which is Xen if this is a Xen host)")
-	flags.StringVar(&a.store, "store", a.store, "`PATH` of xenstored's socket or of the xenbus device (default\n$XENSTORED_PATH, else where libxenstore looks)")
-	flags.StringVarP(&a.output, "output", "o", a.output, "`FORM` of the result: table, wide or json")
-	flags.BoolP("help", "h", false, "show what a command does")
-}
-
-// adopt gives a command tree our help and our errors.
-func (a *app) adopt(root *cobra.Command) {
-	root.CompletionOptions.DisableDefaultCmd = true
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usagef("%w%s; see `%s --help`", err, nearFlag(cmd, err), cmd.CommandPath())
-	})
-	root.SetHelpFunc(help)
-	root.SetUsageFunc(func(cmd *cobra.Command) error { help(cmd, nil); return nil })
 }
 
 var outputs = []string{"table", "wide", "json"}

@@ -97,7 +97,7 @@ func requirePrograms(t testing.TB) {
 	var missing []string
 	for program, pkg := range map[string]string{
 		"xenstore-ls": "xenstore-utils", "xenstore-write": "xenstore-utils",
-		"socat": "socat", "qemu-ga": "qemu-guest-agent",
+		"socat": "socat", "curl": "curl", "qemu-ga": "qemu-guest-agent",
 	} {
 		if _, err := exec.LookPath(program); err != nil {
 			missing = append(missing, pkg)

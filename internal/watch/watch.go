@@ -24,7 +24,8 @@ type Config struct {
 	Tools *toolstack.Toolstack
 	// Wants says which channels are watched; nil is all of them.
 	Wants func(toolstack.Channel) bool
-	// Now has the channels that are there told first, as present.
+	// Now has the channels that are there told first, as present, and then
+	// whether a daemon answers.
 	Now bool
 }
 
@@ -108,12 +109,11 @@ func (w *watcher) begin(ctx context.Context) error {
 	for _, s := range rows {
 		w.last[key{xen.DomID(s.DomID), s.DevID}] = s
 	}
-	if w.Now {
-		if err := w.tell(first); err != nil {
-			return err
-		}
+	if err := w.lookAtAll(ctx, channel.EventPresent); err != nil || !w.Now {
+		return err
 	}
-	return w.lookAtAll(ctx, channel.EventPresent)
+	first.Time = time.Now()
+	return w.tell(first)
 }
 
 // next waits for something to happen and tells it.
