@@ -28,8 +28,9 @@ const (
 	// MaxFileSize is the largest file that Parse reads, in bytes. A domain
 	// configuration has a few hundred lines at most.
 	MaxFileSize = 1 << 20
-	// MaxDepth is how deep lists may be nested. Real files have two levels.
-	MaxDepth = 64
+	// MaxDepth is how deep lists may be nested. Real files have two levels; xl
+	// takes some thousands, depending on what is in them.
+	MaxDepth = 1000
 )
 
 // What is said of a file is said as of every domain configuration.

@@ -1,0 +1,112 @@
+//go:build xen
+
+package xlcfgtest
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+var (
+	recordFlag = flag.Bool("record", false, "print verdicts.txt instead of checking it")
+	fresh      = flag.Int("fresh", 0, "judge so many new configurations instead of the cases")
+	seed       = flag.Uint64("seed", 2, "of the new ones")
+)
+
+// askXL is the verdict of xl create --dryrun.
+func askXL(t *testing.T, src []byte) Verdict {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "f.cfg")
+	if err := os.WriteFile(file, src, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(file)
+	cmd := exec.Command("xl", "create", "-n", file)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		if !exit.Exited() {
+			return Verdict{Outcome: Crashed}
+		}
+		return Verdict{Outcome: Refused}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := readXL(out)
+	if err != nil {
+		t.Fatalf("%v in %s\n%s\nof %q", err, out, stderr.String(), src)
+	}
+	return v
+}
+
+// readXL reads the JSON that xl prints of a domain, libxl's own.
+func readXL(out []byte) (Verdict, error) {
+	var domain struct {
+		Channels []struct {
+			Name    string    `json:"name"`
+			Backend string    `json:"backend_domname"`
+			PTY     *struct{} `json:"connection.pty"`
+			Socket  *struct {
+				Path string `json:"path"`
+			} `json:"connection.socket"`
+		} `json:"channels"`
+	}
+	if err := json.Unmarshal(out, &domain); err != nil {
+		return Verdict{}, err
+	}
+	v := Verdict{Outcome: Accepted}
+	for _, c := range domain.Channels {
+		ch := Channel{Name: c.Name, Backend: c.Backend}
+		switch {
+		case c.PTY != nil:
+			ch.Connection = "pty"
+		case c.Socket != nil:
+			ch.Connection, ch.Path = "socket", c.Socket.Path
+		}
+		v.Channels = append(v.Channels, ch)
+	}
+	return v, nil
+}
+
+// TestXL has xl judge each case. The record is what it said, so that everybody
+// without Xen can compare with it; here xl itself is compared with both.
+func TestXL(t *testing.T) {
+	if *fresh > 0 {
+		for i, text := range Generate(*seed, *fresh) {
+			c := Case{Name: fmt.Sprint("fresh/", i), Source: []byte(head + text)}
+			c.XL = askXL(t, c.Source)
+			c.Judge(t, stock(c.Source))
+		}
+		return
+	}
+	if *recordFlag {
+		cases, err := load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range cases {
+			cases[i].XL = askXL(t, cases[i].Source)
+		}
+		for line := range strings.Lines(Record(cases)) {
+			fmt.Print("record: ", line)
+		}
+		return
+	}
+	for _, c := range Cases(t) {
+		xl := askXL(t, c.Source)
+		if !xl.Equal(c.XL) {
+			t.Errorf("%s:\n%s\nxl:     %v\nrecord: %v", c.Name, quoted(c.Source), xl, c.XL)
+		}
+		c.XL = xl
+		c.Judge(t, stock(c.Source))
+	}
+}
