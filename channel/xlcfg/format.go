@@ -27,7 +27,7 @@ func quote(s string) string {
 }
 
 // Replace is the text of f with specs in place of its channels. Every other byte
-// stays, and all of them when these are its channels already. The error is that
+// that xl reads stays, and all of them when these are its channels already. The error is that
 // of [Stock].
 func Replace(f *File, specs []channel.Spec) (string, error) {
 	had, _, err := Stock(f, Version{})
@@ -51,10 +51,10 @@ func Replace(f *File, specs []channel.Spec) (string, error) {
 		}
 	}
 	if !placed {
-		if end := len(f.src.Text); end > 0 && f.src.Text[end-1] != '\n' {
+		if f.end > 0 && f.src.Text[f.end-1] != '\n' {
 			text = "\n" + text
 		}
-		edits = append(edits, domcfg.Edit{Start: len(f.src.Text), End: len(f.src.Text), Text: text})
+		edits = append(edits, domcfg.Edit{Start: f.end, End: len(f.src.Text), Text: text})
 	}
 	return f.src.Apply(edits), nil
 }

@@ -50,6 +50,7 @@ func (t token) describe() string {
 type lexer struct {
 	src       string
 	off       int
+	end       int // behind it xl reads nothing
 	line      int
 	lineStart int // offset of the first byte of the line
 	carriage  bool
@@ -117,6 +118,7 @@ func isToken(c byte) bool {
 // for a second byte before it complains, and finds the end of the file instead.
 func (l *lexer) dropped(c byte) token {
 	l.warn(l.line, l.col(), fmt.Sprintf("unexpected %q at the end of the file", c), "xl drops it", "remove it, and end the last line with a newline")
+	l.end = l.off
 	l.off++
 	return l.make(tokEOF, 0)
 }

@@ -23,9 +23,10 @@ func Parse(file string, src []byte) (*File, error) {
 	}
 	f := &File{Name: file, src: domcfg.NewSource(file, string(src))}
 	p := &parser{file: f, failed: map[int]bool{}, kinds: map[string]Kind{}}
-	p.lex = lexer{src: f.src.Text, line: 1, report: p.report, warn: p.warn}
+	p.lex = lexer{src: f.src.Text, line: 1, end: len(src), report: p.report, warn: p.warn}
 	p.advance()
 	p.statements()
+	f.end = p.lex.end
 	if nul := strings.IndexByte(f.src.Text, 0); nul >= 0 && len(p.errs) > 1 {
 		return nil, Errors{{Message: f.src.Message(f.src.Place(nul), "", "NUL byte", "this is no text file, or text in UTF-16", "check that this is the right file")}}
 	}

@@ -139,6 +139,7 @@ type File struct {
 	Warnings []Warning
 
 	src *domcfg.Source
+	end int // behind it xl reads nothing
 }
 
 // message makes a Message about f.

@@ -4,12 +4,16 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
+
+	"github.com/xenchan/xenchan/channel"
+	"github.com/xenchan/xenchan/channel/xlcfg/xlcfgtest"
 )
 
 func mustParse(t testing.TB, src string) *File {
@@ -322,46 +326,95 @@ func inside(m Message, src string) bool {
 }
 
 func FuzzParse(f *testing.F) {
-	files, err := filepath.Glob("testdata/*.cfg")
-	if err != nil || len(files) < 20 {
-		f.Fatalf("testdata has %d files, %v", len(files), err)
-	}
-	for _, file := range files {
-		src, err := os.ReadFile(file)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(src)
+	for _, c := range xlcfgtest.Cases(f) {
+		f.Add(c.Source)
 	}
 	f.Add([]byte("channel=['connection=pty,name=a','name=a,\\tconnection=pty']\x00\nx='\x00'"))
 	f.Fuzz(func(t *testing.T, src []byte) {
 		file, err := Parse("f.cfg", src)
-		errs := errorsOf(err)
-		if (file == nil) != (err != nil) || (err != nil) != (len(errs) > 0) {
+		if (file == nil) != (err != nil) || (err != nil) != (len(errorsOf(err)) > 0) {
 			t.Fatalf("Parse = %v, %v", file, err)
 		}
-		var warnings []Warning
-		if file != nil {
-			specs, w, err := Channels(file)
-			warnings, errs = w, errorsOf(err)
-			if err != nil && (specs != nil || len(errs) == 0) {
-				t.Fatalf("Channels = %v, %v", specs, err)
-			}
-			for _, s := range specs {
-				if err := s.Validate(); err != nil {
-					t.Fatalf("Channels gave %v: %v", s, err)
-				}
+		checkPlaces(t, string(src), err, nil)
+		if file == nil {
+			return
+		}
+		served, warnings, err := Channels(file)
+		checkPlaces(t, string(src), err, warnings)
+		if err != nil && (served != nil || len(errorsOf(err)) == 0) {
+			t.Fatalf("Channels = %v, %v", served, err)
+		}
+		for _, s := range served {
+			if err := s.Validate(); err != nil {
+				t.Fatalf("Channels gave %v: %v", s, err)
 			}
 		}
-		for _, e := range errs {
-			if !inside(e.Message, string(src)) || e.Snippet() == "" {
-				t.Fatalf("%v is not in the file", e)
-			}
+		stock, warnings, stockErr := Stock(file, Version{})
+		checkPlaces(t, string(src), stockErr, warnings)
+		if err == nil && stockErr == nil && !slices.Equal(stock, served) {
+			t.Fatalf("Stock gave %v and Channels %v", stock, served)
 		}
-		for _, w := range warnings {
-			if !inside(w.Message, string(src)) || w.Snippet() == "" {
-				t.Fatalf("%v is not in the file", w)
-			}
+		checkAssignments(t, string(src), file)
+		if stockErr == nil {
+			checkReplace(t, file)
 		}
 	})
+}
+
+func checkPlaces(t *testing.T, src string, err error, warnings []Warning) {
+	t.Helper()
+	messages := []Message{}
+	for _, e := range errorsOf(err) {
+		messages = append(messages, e.Message)
+	}
+	for _, w := range warnings {
+		messages = append(messages, w.Message)
+	}
+	for _, m := range messages {
+		if !inside(m, src) || m.Snippet() == "" {
+			t.Fatalf("%v is not in the file", m)
+		}
+	}
+}
+
+// checkAssignments looks whether the bytes of an assignment are it, no more and no less.
+func checkAssignments(t *testing.T, src string, f *File) {
+	t.Helper()
+	for _, a := range f.Assignments {
+		again, err := Parse("f.cfg", []byte(src[a.Start:a.End]))
+		if err != nil || len(again.Assignments) != 1 {
+			t.Fatalf("%q is not an assignment: %v", src[a.Start:a.End], err)
+		}
+		b := again.Assignments[0]
+		if a.Key != b.Key || a.Append != b.Append || b.Start != 0 || b.End != a.End-a.Start || !moved(a.Value, b.Value, a.Start) {
+			t.Fatalf("%q is %+v by itself, and %+v in the file", src[a.Start:a.End], b, a)
+		}
+	}
+}
+
+// moved says whether b is a, by bytes further to the front.
+func moved(a, b Value, by int) bool {
+	return a.Kind == b.Kind && a.Text == b.Text && a.Start-by == b.Start && a.End-by == b.End &&
+		slices.EqualFunc(a.List, b.List, func(a, b Value) bool { return moved(a, b, by) })
+}
+
+// checkReplace gives f other channels: xl then makes those, and a second time changes nothing.
+func checkReplace(t *testing.T, f *File) {
+	t.Helper()
+	specs := []channel.Spec{{Name: "new", Connection: channel.PTY}, {Name: "a \"b\" \\", Connection: channel.Socket, Path: "/run/a"}}
+	text, err := Replace(f, specs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Parse("f.cfg", []byte(text))
+	if err != nil {
+		t.Fatalf("Replace made %q: %v", text, err)
+	}
+	got, _, err := Stock(again, Version{})
+	if err != nil || len(got) != len(specs) || got[0].Spec != specs[0] || got[1].Spec != specs[1] {
+		t.Fatalf("Replace made %q: %v, %v", text, got, err)
+	}
+	if same, err := Replace(again, specs); err != nil || same != text {
+		t.Fatalf("Replace made %q of %q: %v", same, text, err)
+	}
 }
