@@ -109,6 +109,11 @@ type offer struct {
 // driver for it. The pauses between them double from a second.
 const announcements = 6
 
+// boot is how long a channel is left alone that was there before its guest ran: a
+// guest that boots, or is restored, looks by itself. To take the frontend away
+// meanwhile would only disturb.
+const boot = 30 * time.Second
+
 // start has a channel offered to its guest again and again, once for each channel.
 func (o *offers) start(r *Reconciler, s *step) {
 	k := s.key()
@@ -120,13 +125,17 @@ func (o *offers) start(r *Reconciler, s *step) {
 	if o.all == nil {
 		o.all = make(map[key]*offer)
 	}
+	var wait time.Duration
+	if r.seen[s.dom.ID].fresh {
+		wait = boot
+	}
 	ctx, cancel := context.WithCancel(r.running)
 	this := &offer{devid: s.have.DevID, stop: cancel, done: make(chan struct{})}
 	o.all[k] = this
 	r.wg.Go(func() {
 		defer close(this.done)
 		defer cancel()
-		r.announce(ctx, s.dom, s.have)
+		r.announce(ctx, s.dom, s.have, wait)
 	})
 }
 
@@ -157,10 +166,15 @@ func (o *offers) keep(rows []Row) {
 	}
 }
 
-// announce offers a channel to its guest until that has looked.
-func (r *Reconciler) announce(ctx context.Context, d toolstack.Domain, c toolstack.Channel) {
+// announce offers a channel to its guest until that has looked, after a wait.
+func (r *Reconciler) announce(ctx context.Context, d toolstack.Domain, c toolstack.Channel, wait time.Duration) {
 	pause := time.Second
 	for range announcements {
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return
+		}
 		now, err := r.tools.Find(ctx, d, c.Name)
 		if err != nil || now.DevID != c.DevID || now.FrontendState == nil || *now.FrontendState != int(xenbus.Initialising) {
 			return
@@ -168,11 +182,6 @@ func (r *Reconciler) announce(ctx context.Context, d toolstack.Domain, c toolsta
 		if err := r.tools.Announce(ctx, now); err != nil {
 			return
 		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return
-		}
-		pause *= 2
+		wait, pause = pause, 2*pause
 	}
 }

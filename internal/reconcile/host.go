@@ -10,6 +10,13 @@ import (
 	"github.com/xenchan/xenchan/xenstore"
 )
 
+// domainSeen is what is kept of a domain from one look to the next.
+type domainSeen struct {
+	watches []*xenstore.Watch
+	ready   bool // it was in the last look
+	fresh   bool // and is since then
+}
+
 // look reads what there is, and sees to it that changes of it are noticed. What it
 // reads is watched before, so nothing is missed.
 func (r *Reconciler) look(ctx context.Context) ([]domain, error) {
@@ -39,15 +46,17 @@ func (r *Reconciler) look(ctx context.Context) ([]domain, error) {
 // watch notices when a domain gets another name, as xl gives it at the end of a
 // migration, and when its consoles come and go.
 func (r *Reconciler) watch(ctx context.Context, id xen.DomID) error {
-	if r.watches[id] != nil {
+	if r.seen[id] != nil {
 		return nil
 	}
+	seen := &domainSeen{}
+	r.seen[id] = seen
 	for _, path := range []string{fmt.Sprintf("/local/domain/%v/name", id), consoles(id)} {
 		w, err := r.Store.Watch(ctx, path)
 		if err != nil {
 			return fmt.Errorf("watch domain %v: %w", id, err)
 		}
-		r.watches[id] = append(r.watches[id], w)
+		seen.watches = append(seen.watches, w)
 		r.follow(w)
 	}
 	return nil
@@ -68,14 +77,14 @@ func (r *Reconciler) follow(w *xenstore.Watch) {
 
 // forget lets go of domains that are not among these.
 func (r *Reconciler) forget(left []toolstack.Domain) {
-	for id, watches := range r.watches {
+	for id, seen := range r.seen {
 		if slices.ContainsFunc(left, func(d toolstack.Domain) bool { return d.ID == id }) {
 			continue
 		}
-		for _, w := range watches {
+		for _, w := range seen.watches {
 			w.Close()
 		}
-		delete(r.watches, id)
+		delete(r.seen, id)
 	}
 }
 
@@ -95,12 +104,17 @@ func (r *Reconciler) examine(ctx context.Context, d toolstack.Domain) (domain, e
 	}
 	home := fmt.Sprintf("/local/domain/%v", d.ID)
 	_, stubdomain := v.Lookup(home + "/target")
+	final, leaving := named(d.Name)
+	found.Name = final
 	switch {
-	case stubdomain || d.Name == "" || moving(d.Name):
+	case stubdomain || d.Name == "" || leaving:
 		found.phase = foreign
 	case !made(v, d.ID):
 		found.phase = inMaking
 	}
+	seen := r.seen[d.ID]
+	seen.fresh = found.phase == ready && !seen.ready
+	seen.ready = found.phase == ready
 	return found, v.Err()
 }
 

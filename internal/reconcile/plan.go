@@ -41,11 +41,11 @@ type step struct {
 // plan compares what the files say with what there is. It says for each channel
 // that is declared or was, what is to be done.
 func plan(set *declared.Set, domains []domain, runDir string) []step {
-	p := planner{set: set, runDir: runDir, paths: make(map[string]string)}
+	p := planner{set: set, runDir: runDir, paths: make(map[string]holder)}
 	for _, d := range domains {
 		for _, c := range d.channels {
 			if c.Path != "" && c.BackendDomID == 0 {
-				p.paths[c.Path] = owner(d.Domain, c.Name)
+				p.paths[c.Path] = holder{d.Domain, c.Name}
 			}
 		}
 	}
@@ -66,12 +66,15 @@ func plan(set *declared.Set, domains []domain, runDir string) []step {
 type planner struct {
 	set    *declared.Set
 	runDir string
-	paths  map[string]string // whose socket is at a path
+	paths  map[string]holder
 	steps  []step
 }
 
-// owner names a channel for people.
-func owner(d toolstack.Domain, name string) string { return d.Name + "/" + name }
+// holder is the channel whose socket is at a path.
+type holder struct {
+	dom  toolstack.Domain
+	name string
+}
 
 func (p *planner) add(d domain, name string, want domcfg.Located, have toolstack.Channel, action Action, problem string) {
 	s := step{dom: d.Domain, want: want, have: have}
@@ -129,11 +132,15 @@ func (p *planner) judge(d domain, want domcfg.Located, have toolstack.Channel, e
 	if problem != "" {
 		return Failed, problem
 	}
-	if other := p.paths[path]; path != "" && other != "" && other != owner(d.Domain, want.Name) {
-		return Conflict, fmt.Sprintf("%s:%d: path %s is that of %s already; give each channel a path of its own", want.File, want.Line, path, other)
-	}
 	if path != "" {
-		p.paths[path] = owner(d.Domain, want.Name)
+		this := holder{d.Domain, want.Name}
+		switch other, taken := p.paths[path]; {
+		case taken && other.dom.ID != d.ID && other.dom.Name == d.Name:
+			return Waiting, fmt.Sprintf("the domain that it was before still has %s", path)
+		case taken && other != this:
+			return Conflict, fmt.Sprintf("%s:%d: path %s is that of %s/%s already; give each channel a path of its own", want.File, want.Line, path, other.dom.Name, other.name)
+		}
+		p.paths[path] = this
 	}
 	if exists {
 		return Replaced, ""
@@ -170,8 +177,13 @@ func (p *planner) path(d domain, want domcfg.Located) (path, problem string) {
 	return path, ""
 }
 
-// moving says that xl keeps a domain under this name while it moves, or has moved
-// away: it gets its own name, or ends, soon.
-func moving(name string) bool {
-	return strings.HasSuffix(name, "--incoming") || strings.HasSuffix(name, "--migratedaway")
+// named is what a domain is called when xl has moved it, and whether it is leaving:
+// xl calls it NAME--incoming while it arrives, and NAME--migratedaway where it was
+// (xl_migrate.c).
+func named(name string) (final string, leaving bool) {
+	if final, ok := strings.CutSuffix(name, "--incoming"); ok && final != "" {
+		return final, false
+	}
+	final, leaving = strings.CutSuffix(name, "--migratedaway")
+	return final, leaving
 }

@@ -57,7 +57,7 @@ type Reconciler struct {
 
 	set      *declared.Set
 	mistakes domcfg.Errors
-	watches  map[xen.DomID][]*xenstore.Watch
+	seen     map[xen.DomID]*domainSeen
 	failed   map[key]failure
 	known    map[key]Row // as they were logged
 	offers   offers
@@ -97,7 +97,7 @@ func New(c Config) *Reconciler {
 	r := &Reconciler{
 		Config: c, tools: &toolstack.Toolstack{Store: c.Store, RunDir: c.RunDir},
 		reload: make(chan struct{}, 1), changed: make(chan struct{}, 1), asked: make(chan request),
-		set: &declared.Set{}, watches: make(map[xen.DomID][]*xenstore.Watch),
+		set: &declared.Set{}, seen: make(map[xen.DomID]*domainSeen),
 		failed: make(map[key]failure), known: make(map[key]Row),
 	}
 	empty := newReport(nil)
