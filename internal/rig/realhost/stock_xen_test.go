@@ -45,27 +45,6 @@ func gone(t *testing.T, name string) bool {
 	return !strings.Contains(list, name+" ") && !strings.Contains(list, "(null)")
 }
 
-// Shutdown and reboot by xl: the old domain goes with its channels, the new one
-// can have new ones.
-func TestReboot(t *testing.T) {
-	startDaemon(t).ready()
-	g := xlguest.Start(t, xlguest.Config{})
-	echoSoon(t, g)
-	old := g.DomID()
-	xl(t, "reboot", g.Name())
-	eventually(t, "a new domain", time.Minute, func() bool {
-		out, err := xlguest.XL(t.Context(), "domid", g.Name())
-		return err == nil && strings.TrimSpace(out) != old.String()
-	})
-	eventually(t, "no zombie of the old one", time.Minute, func() bool { return !strings.Contains(xl(t, "list"), "(null)") })
-	if strings.Contains(xenstoreLS(t), "/backend/console/"+old.String()+"/") {
-		t.Error("the old domain's channel is left behind")
-	}
-	g.Attach()
-	g.Wait("GUEST UP", 2*time.Minute)
-	echoSoon(t, g)
-}
-
 // A guest that xl shuts down leaves nothing either.
 func TestShutdown(t *testing.T) {
 	startDaemon(t).ready()
