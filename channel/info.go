@@ -36,6 +36,18 @@ const (
 	OriginDeclared Origin = "declared"
 )
 
+// Server says who serves a channel now.
+type Server string
+
+const (
+	ServerDaemon Server = "daemon"
+	ServerQEMU   Server = "qemu"
+	// ServerNone means that no daemon answers for it, or that its QEMU is gone.
+	ServerNone Server = "none"
+	// ServerUnknown is for a channel whose backend is another domain.
+	ServerUnknown Server = "unknown"
+)
+
 // Info is one row of `xenchan list`. The JSON keys and their order are a
 // contract with scripts. A nil pointer is null: the counters where no daemon
 // answers, a state without a node, Port and RingRef while the guest has not
@@ -90,4 +102,8 @@ type Info struct {
 	Losses []Loss `json:"losses"`
 	// Refused counts clients that the channel's "allow" does not name.
 	Refused *uint64 `json:"refused_clients"`
+	// ServedBy says who serves the channel, and QEMUPID which process, when that
+	// is a QEMU.
+	ServedBy Server `json:"served_by"`
+	QEMUPID  *int   `json:"qemu_pid"`
 }

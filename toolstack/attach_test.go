@@ -202,7 +202,7 @@ func TestAttach_result(t *testing.T) {
 		Info: channel.Info{
 			DomID: 5, Domain: "web", UUID: web.UUID, DevID: 1,
 			Name: "org.example.agent.0", Connection: channel.Socket, Path: "/run/xenchan/web/org.example.agent.0.sock",
-			State: &one, FrontendState: &one, Guest: channel.GuestUnknown, Origin: channel.OriginAttached,
+			State: &one, FrontendState: &one, Guest: channel.GuestUnknown, Origin: channel.OriginAttached, ServedBy: channel.ServerNone,
 		},
 		Type: "xenchan", Frontend: "/local/domain/5/device/console/1", Backend: "/local/domain/0/backend/console/5/1",
 	}

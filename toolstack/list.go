@@ -3,6 +3,7 @@ package toolstack
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -118,6 +119,7 @@ func readChannel(ctx context.Context, r xenstore.Reader, d Domain, devid int) (C
 	if c.Origin == channel.OriginDeclared {
 		c.DeclaredIn, c.DeclaredAs = n.Get(libxl+"/"+DeclaredIn), n.Get(libxl+"/"+DeclaredAs)
 	}
+	c.ServedBy, c.QEMUPID = server(n, c.Info)
 	c.Type = n.Get(c.Frontend + "/type")
 	var ok bool
 	c.TTY, ok = n.Lookup(c.Frontend + "/tty")
@@ -129,6 +131,26 @@ func readChannel(ctx context.Context, r xenstore.Reader, d Domain, devid int) (C
 		c.RingRef = (*uint32)(&ref)
 	}
 	return c, true, n.Err()
+}
+
+// server is who serves a channel, as far as that can be told without a daemon. A
+// channel that libxl made is served by the domain's device model, whose pid it
+// writes (libxl_dm.c).
+func server(v *xenstore.Values, c channel.Info) (channel.Server, *int) {
+	switch {
+	case c.BackendDomID != 0:
+		return channel.ServerUnknown, nil
+	case c.Origin != channel.OriginXL:
+		return channel.ServerNone, nil
+	}
+	pid, err := strconv.Atoi(v.Get(fmt.Sprintf("/local/domain/%d/image/device-model-pid", c.DomID)))
+	if err != nil || pid <= 0 {
+		return channel.ServerNone, nil
+	}
+	if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err != nil {
+		return channel.ServerNone, nil
+	}
+	return channel.ServerQEMU, &pid
 }
 
 // backendOf is the domain in a backend's path, /local/domain/BACKEND/backend/….

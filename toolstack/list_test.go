@@ -2,6 +2,8 @@ package toolstack_test
 
 import (
 	"errors"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -66,6 +68,7 @@ func TestChannels(t *testing.T) {
 	_, err := h.tools.Declare(t.Context(), web, channel.Spec{Name: "y", Connection: channel.Socket}, "y.toml")
 	h.check(err)
 	h.write(x.Frontend+"/tty", "/dev/pts/3", "")
+	h.write("/local/domain/5/image/device-model-pid", strconv.Itoa(os.Getpid()), "")
 	// The guest's word: good for a, nonsense for b.
 	h.states(a, "4", "3")
 	h.write(a.Frontend+"/port", "9", "")
@@ -109,6 +112,16 @@ func TestChannels(t *testing.T) {
 	got = all[2]
 	if got.Type != "ioemu" || got.TTY != "/dev/pts/3" {
 		t.Errorf("x: %+v", got)
+	}
+
+	if x := all[2]; x.ServedBy != channel.ServerQEMU || x.QEMUPID == nil || *x.QEMUPID != os.Getpid() || all[0].ServedBy != channel.ServerNone || all[0].QEMUPID != nil {
+		t.Errorf("x is served by %s, a by %s", x.ServedBy, all[0].ServedBy)
+	}
+	for _, gone := range []string{"4194305", "-1", "0", "qemu", ""} { // no Linux has that many processes
+		h.write("/local/domain/5/image/device-model-pid", gone, "")
+		if x, err := h.tools.Find(t.Context(), web, "x"); err != nil || x.ServedBy != channel.ServerNone || x.QEMUPID != nil {
+			t.Errorf("with the pid %q, x is served by %s, %v", gone, x.ServedBy, err)
+		}
 	}
 
 	// A guest that deletes its directory does not take the channel from the list.

@@ -124,7 +124,7 @@ a Xen host and programs in its guests, which find them by name.`,
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if showVersion {
-				return a.printVersion()
+				return a.printVersion(cmd)
 			}
 			return cmd.Help()
 		},

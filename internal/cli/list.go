@@ -117,12 +117,12 @@ func (a *app) printRows(rows []toolstack.Channel) error {
 	}
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 	if a.output == "wide" {
-		fmt.Fprintln(w, "DOMAIN\tDOMID\tDEVID\tNAME\tCONNECTION\tSTATE\tFRONTEND\tGUEST\tCLIENTS\tTO-HOST\tTO-GUEST\tSPOOLED\tDROPPED\tREFUSED\tORIGIN\tBACKEND\tPORT\tRING-REF\tPATH")
+		fmt.Fprintln(w, "DOMAIN\tDOMID\tDEVID\tNAME\tCONNECTION\tSTATE\tFRONTEND\tGUEST\tCLIENTS\tTO-HOST\tTO-GUEST\tSPOOLED\tDROPPED\tREFUSED\tORIGIN\tSERVED-BY\tBACKEND\tPORT\tRING-REF\tPATH")
 		for _, r := range rows {
-			fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n",
+			fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n",
 				cell(r.Domain), r.DomID, r.DevID, cell(r.Name), cell(string(r.Connection)), stateWord(r.State), stateWord(r.FrontendState), r.Guest,
 				number(r.Clients), number(r.GuestToHost), number(r.HostToGuest), number(r.Spooled), number(r.Dropped), number(r.Refused),
-				cell(origin(r)), r.BackendDomID, number(r.Port), number(r.RingRef), place(r))
+				cell(origin(r)), servedBy(r), r.BackendDomID, number(r.Port), number(r.RingRef), place(r))
 		}
 		return w.Flush()
 	}
@@ -163,6 +163,14 @@ func origin(c toolstack.Channel) string {
 		return string(c.Origin) + "(" + c.DeclaredIn + ")"
 	}
 	return string(c.Origin)
+}
+
+// servedBy is who serves a channel, and which process when that is a QEMU.
+func servedBy(c toolstack.Channel) string {
+	if c.QEMUPID != nil {
+		return fmt.Sprintf("%s[%d]", c.ServedBy, *c.QEMUPID)
+	}
+	return cell(string(c.ServedBy))
 }
 
 // place is where the host end of a channel is.

@@ -45,7 +45,7 @@ func (s Status) Fill(row *channel.Info) {
 	row.Guest, row.Clients, row.WaitingClients = s.Guest, &s.Clients, s.Waiting
 	row.GuestToHost, row.HostToGuest, row.Spooled, row.Dropped = &s.GuestToHost, &s.HostToGuest, &s.Spooled, &s.Dropped
 	row.Refused = &s.Refused
-	row.Losses = s.Losses
+	row.Losses, row.ServedBy = s.Losses, channel.ServerDaemon
 }
 
 // maxStatus bounds what a client of the status socket reads, in bytes.
