@@ -58,7 +58,7 @@ func (r *Reconciler) act(ctx context.Context, s *step, do func(context.Context, 
 }
 
 func (r *Reconciler) takeAway(ctx context.Context, s *step) error {
-	if s.Action != Detached && s.Action != Replaced {
+	if !s.drop {
 		return nil
 	}
 	r.offers.stop(s.key())

@@ -36,6 +36,8 @@ type step struct {
 	dom  toolstack.Domain
 	want domcfg.Located
 	have toolstack.Channel
+	// drop says that what there is goes, whatever comes in its place.
+	drop bool
 }
 
 // plan compares what the files say with what there is. It says for each channel
@@ -81,17 +83,28 @@ func (p *planner) add(d domain, name string, want domcfg.Located, have toolstack
 	s.Row = Row{DomID: uint16(d.ID), Domain: d.Name, Name: name, File: filepath.Base(want.File), Line: want.Line, Action: action, Problem: problem}
 	if want.File == "" {
 		s.File = have.DeclaredIn
+		s.drop = action == Detached
+	} else {
+		s.drop = d.phase == ready && d.stale(want, have)
 	}
 	p.steps = append(p.steps, s)
 }
 
-// leaving finds channels that were declared and no longer are.
+// stale says that a channel was declared, and not like this.
+func (d domain) stale(want domcfg.Located, have toolstack.Channel) bool {
+	return have.Origin == channel.OriginDeclared && (have.DeclaredAs != want.Spec.String() || d.broken[have.Name])
+}
+
+// leaving finds channels that were declared and no longer are, or not as they were.
 func (p *planner) leaving(d domain) {
 	w := p.set.For(d.Name, d.UUID)
 	for _, c := range d.channels {
-		wanted := slices.ContainsFunc(w.Channels, func(l domcfg.Located) bool { return l.Name == c.Name })
+		i := slices.IndexFunc(w.Channels, func(l domcfg.Located) bool { return l.Name == c.Name })
 		switch {
-		case c.Origin != channel.OriginDeclared || wanted || w.Disputed[c.Name] != nil:
+		case c.Origin != channel.OriginDeclared || w.Disputed[c.Name] != nil:
+		case i >= 0 && d.stale(w.Channels[i], c):
+			delete(p.paths, c.Path)
+		case i >= 0:
 		case p.set.Broken[c.DeclaredIn] != nil:
 			p.add(d, c.Name, domcfg.Located{}, c, Kept, "its file has an error, so it stays as it is")
 		default:
@@ -125,7 +138,7 @@ func (p *planner) judge(d domain, want domcfg.Located, have toolstack.Channel, e
 		return Waiting, "the domain is being made or destroyed"
 	case exists && have.Origin != channel.OriginDeclared:
 		return Conflict, fmt.Sprintf("the domain has a channel of this name already, made by %s, which is left alone: %s", maker(have.Origin), fixFor(have))
-	case exists && have.DeclaredAs == want.Spec.String() && !d.broken[want.Name]:
+	case exists && !d.stale(want, have):
 		return Kept, ""
 	}
 	path, problem := p.path(d, want)

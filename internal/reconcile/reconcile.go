@@ -302,7 +302,7 @@ func (r *Reconciler) hold(steps []step) {
 		s := &steps[i]
 		f, failed := r.failed[s.key()]
 		if failed && time.Now().Before(f.next) && (s.Action == Attached || s.Action == Detached || s.Action == Replaced) {
-			s.Action, s.Problem = Failed, f.problem
+			s.Action, s.Problem, s.drop = Failed, f.problem, false
 		}
 	}
 }

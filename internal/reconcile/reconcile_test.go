@@ -161,6 +161,26 @@ func TestApply_files(t *testing.T) {
 	}
 }
 
+// Two channels change places in one go.
+func TestApply_swap(t *testing.T) {
+	r := newRig(t)
+	r.create("web")
+	dir := t.TempDir()
+	spec := func(name, file string) string {
+		return "connection=socket,name=" + name + ",path=" + filepath.Join(dir, file)
+	}
+	r.file("a.toml", declare("web", spec("a", "1"), spec("b", "2")))
+	rec, _ := r.start()
+	r.apply(rec)
+	r.file("a.toml", declare("web", spec("a", "2"), spec("b", "1")))
+	if diff := cmp.Diff([]string{"web/a replaced", "web/b replaced"}, r.apply(rec)); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"web/a kept", "web/b kept"}, r.apply(rec)); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // A broken file keeps what it made, stops nobody else, and applies to nothing.
 func TestBrokenFile(t *testing.T) {
 	r := newRig(t)
