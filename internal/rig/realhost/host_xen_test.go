@@ -30,6 +30,7 @@ type host struct {
 	t   *testing.T
 	cmd *exec.Cmd
 	log bytes.Buffer
+	as  *syscall.Credential // nil: as root
 }
 
 func startDaemon(t *testing.T) *host {
@@ -37,7 +38,13 @@ func startDaemon(t *testing.T) *host {
 	if err := os.MkdirAll("/var/lock", 0o755); err != nil { // for xl console
 		t.Fatal(err)
 	}
-	h := &host{t: t}
+	return (&host{t: t}).run()
+}
+
+// run starts the daemon and stops it with the test.
+func (h *host) run() *host {
+	h.t.Helper()
+	t := h.t
 	h.start()
 	t.Cleanup(func() {
 		h.stop(syscall.SIGTERM)
@@ -52,6 +59,10 @@ func (h *host) start() {
 	h.t.Helper()
 	h.cmd = exec.Command("xenchan", "daemon", "--verbose")
 	h.cmd.Stderr = &h.log
+	if h.as != nil {
+		h.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: h.as}
+		h.cmd.Env = append(os.Environ(), "XENSTORED_PATH=/dev/xen/xenbus")
+	}
 	if err := h.cmd.Start(); err != nil {
 		h.t.Fatal(err)
 	}

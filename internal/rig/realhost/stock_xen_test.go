@@ -63,21 +63,6 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-// Doctor finds real Xen well, and a paused guest not looking.
-func TestDoctor(t *testing.T) {
-	startDaemon(t).ready()
-	g := xlguest.Start(t, xlguest.Config{})
-	attach(t, g.Name(), "connection=socket,name=org.example.a.0")
-	t.Logf("xenchan doctor:\n%s", xenchan(t, "doctor"))
-	xl(t, "pause", g.Name())
-	xenchan(t, "attach", g.Name(), "connection=socket,name=org.example.b.0")
-	out, err := tryXenchan(t.Context(), "doctor", g.Name(), "org.example.b.0")
-	if err == nil || !strings.Contains(out, "the guest has not looked at the device") {
-		t.Errorf("doctor says %v\n%s", err, out)
-	}
-	xl(t, "unpause", g.Name())
-}
-
 // Save and restore beside our channels.
 func TestSaveRestore(t *testing.T) {
 	startDaemon(t).ready()
