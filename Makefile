@@ -7,14 +7,14 @@ FUZZTIME ?= 30s
 
 # What the tests talk to: C clients of xenstore, a guest agent, socat, systemd, libvirt's parser; and
 # what boots real Xen. gcc is for the race detector alone.
-DEBS := xenstore-utils qemu-guest-agent socat gcc libc6-dev qemu-system-x86 xz-utils systemd systemd-container libvirt-clients libxml2-utils curl
+DEBS := xenstore-utils qemu-guest-agent socat gcc libc6-dev qemu-system-x86 xz-utils systemd systemd-container libvirt-clients libxml2-utils curl groff-base
 
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 export CGO_ENABLED = 0
 BUILD := $(GO) build -trimpath -ldflags '-s -w'
 
-.PHONY: all demo deps check test test-fast test-xen bench bench-once fuzz lint cross install clean
+.PHONY: all demo deps check test test-fast test-xen bench bench-once fuzz lint cross install clean man
 
 all: bin/xenchan
 
@@ -100,8 +100,13 @@ install:
 	install -D -m 644 packaging/xenchan.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/xenchan.conf
 	install -D -m 644 packaging/xenchan.rules $(DESTDIR)$(PREFIX)/lib/udev/rules.d/60-xenchan.rules
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/xenchan/examples examples/*.cfg
+	@if [ -d bin/man ]; then install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 bin/man/*.1; fi
 	@test -e $(DESTDIR)$(SYSCONFDIR)/xenchan/xenchan.toml || \
 	  install -D -m 644 packaging/xenchan.toml $(DESTDIR)$(SYSCONFDIR)/xenchan/xenchan.toml
+
+# man writes a manual page for each command; install takes them along.
+man:
+	$(GO) run ./internal/manpages bin/man
 
 clean:
 	rm -rf bin

@@ -32,7 +32,7 @@ var tiers = [][]string{
 	{"internal/daemon", "internal/reconcile", "internal/simguest"},
 	{"internal/sim", "internal/xl", "internal/doctor", "internal/watch"},
 	{"internal/cli"},
-	{"cmd/xenchan"},
+	{"cmd/xenchan", "internal/manpages"},
 }
 
 // apart are packages that no package of the product imports: tests and the

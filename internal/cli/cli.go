@@ -103,6 +103,9 @@ func exitStatus(err error) int {
 	return exitFailed
 }
 
+// Commands is the whole command line, for what describes it. It is not to be run.
+func Commands() *cobra.Command { return (&app{output: outputs[0]}).root() }
+
 func (a *app) root() *cobra.Command {
 	var showVersion bool
 	root := &cobra.Command{

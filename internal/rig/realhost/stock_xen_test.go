@@ -3,12 +3,14 @@
 package realhost
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/internal/rig/xlguest"
 )
 
@@ -90,25 +92,54 @@ for n in 1 2 3 4 5 6 7; do [ -c /dev/hvc$n ] && (: <>/dev/hvc$n) 2>/dev/null && 
 usleep 100000; done; exit 1`))
 }
 
-// A domain whose stock channel has a QEMU: both serve their own.
+// A domain whose stock channel has a QEMU: both serve their own, list says who
+// serves which, and watch tells of both.
 func TestStockChannel_besideOurs(t *testing.T) {
 	startDaemon(t).ready()
 	// xl 4.17 loses the first channel of a domain.
 	g := xlguest.Start(t, xlguest.Config{Extra: `channel = [ "connection=pty,name=lost", "connection=socket,path=/run/stock.sock,name=org.example.stock.0" ]`})
+	w := startWatch(t, g.Name())
 	path := attach(t, g.Name(), "connection=socket,name=org.example.ours.0")
+	w.untilKind(channel.EventAttach, "org.example.ours.0")
 	echoAgent(g, "/dev/hvc1")
 	echoAgent(g, "/dev/hvc2")
-	echo(t, client(t, path), 64<<10)
+	c := client(t, path)
+	echo(t, c, 64<<10)
+	c.Close()
+	for _, change := range []string{channel.ClientConnected, channel.ClientLeft} {
+		w.until("a client "+change, func(e channel.Event) bool { return e.Change == change && e.PID != nil && int(*e.PID) == os.Getpid() })
+	}
 	stock := client(t, "/run/stock.sock") // QEMU serves one client at a time
 	echo(t, stock, 64<<10)
 	rows := list(t, g.Name())
 	if s, o := rows["org.example.stock.0"], rows["org.example.ours.0"]; s.DevID != 1 || o.DevID != 2 || *s.State != 4 || *o.State != 4 || s.GuestToHost != nil || o.GuestToHost == nil {
 		t.Errorf("stock %+v\nours %+v", s, o)
 	}
+	s, o := rows["org.example.stock.0"], rows["org.example.ours.0"]
+	if s.Origin != channel.OriginXL || s.ServedBy != channel.ServerQEMU || s.QEMUPID == nil || o.Origin != channel.OriginAttached || o.ServedBy != channel.ServerDaemon || o.QEMUPID != nil {
+		t.Errorf("who made and serves them: stock %+v\nours %+v", s, o)
+	} else if exe, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", *s.QEMUPID)); err != nil || !strings.Contains(string(exe), "org.example.stock.0") && !strings.Contains(string(exe), "/run/stock.sock") {
+		t.Errorf("process %d is not the QEMU of the channel: %q, %v", *s.QEMUPID, exe, err)
+	}
 	compareWithXL(t, g)
 	if _, err := tryXenchan(t.Context(), "detach", g.Name(), "org.example.stock.0"); err == nil || !strings.Contains(err.Error(), "QEMU") {
 		t.Errorf("detach of a stock channel: %v", err)
 	}
 	xenchan(t, "detach", g.Name(), "org.example.ours.0")
+	w.untilKind(channel.EventDetach, "org.example.ours.0")
 	echo(t, stock, 4096)
+
+	// What a guest says while nobody reads: each lost byte is told with its place.
+	attach(t, g.Name(), "connection=socket,name=org.example.full.0,spool=4096")
+	g.Run("head -c 10000 /dev/zero >/dev/hvc2")
+	lost := channel.Loss{}
+	w.until("10000 bytes in a spool of 4096 lose 5904", func(e channel.Event) bool {
+		if e.Kind == channel.EventLoss && e.Name == "org.example.full.0" && e.Lost.From == lost.To {
+			lost.Bytes += e.Lost.Bytes
+			lost.To = e.Lost.To
+		}
+		return lost.Bytes == 5904 && lost.To == 5904
+	})
+	g.Destroy()
+	w.untilKind(channel.EventDetach, "org.example.full.0")
 }
