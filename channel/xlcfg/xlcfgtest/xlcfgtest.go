@@ -55,8 +55,8 @@ func (v Verdict) String() string {
 	return v.Outcome + " " + string(b)
 }
 
-// Equal says whether two verdicts are the same.
-func (v Verdict) Equal(w Verdict) bool {
+// equal says whether two verdicts are the same.
+func (v Verdict) equal(w Verdict) bool {
 	return v.Outcome == w.Outcome && slices.Equal(v.Channels, w.Channels)
 }
 
@@ -73,7 +73,7 @@ type Case struct {
 // Judge fails t when xenchan's verdict is not xl's, or is and is said not to be.
 func (c Case) Judge(t testing.TB, xenchan Verdict) {
 	t.Helper()
-	switch same := xenchan.Equal(c.XL); {
+	switch same := xenchan.equal(c.XL); {
 	case !same && c.Differs == "":
 		t.Errorf("%s:\n%s\nxl:      %v\nxenchan: %v", c.Name, quoted(c.Source), c.XL, xenchan)
 	case same && c.Differs != "":
@@ -95,7 +95,7 @@ func Cases(t testing.TB) []Case {
 		c := &cases[i]
 		line, ok := verdicts[c.Name]
 		if !ok || line.hash != hash(c.Source) {
-			t.Errorf("%s is new or has changed: let xl judge it, see Record", c.Name)
+			t.Errorf("%s is new or has changed: let xl judge it, see verdicts.txt", c.Name)
 		}
 		c.XL, c.Differs = line.verdict, differs[c.Name]
 		delete(verdicts, c.Name)
@@ -162,17 +162,7 @@ type recorded struct {
 	verdict Verdict
 }
 
-// Record is the content of verdicts.txt for these verdicts of xl.
-func Record(cases []Case) string {
-	var b strings.Builder
-	b.WriteString("# What xl of Xen 4.17 makes of each case: its name, a hash of its text, the verdict.\n" +
-		"# Made by a test on real Xen: go test -tags xen -run TestXL -v -args -record\n\n")
-	for _, c := range cases {
-		fmt.Fprintf(&b, "%s %s %v\n", c.Name, hash(c.Source), c.XL)
-	}
-	return b.String()
-}
-
+// record is what verdicts.txt says, by the name of the case.
 func record(t testing.TB) map[string]recorded {
 	t.Helper()
 	all := map[string]recorded{}

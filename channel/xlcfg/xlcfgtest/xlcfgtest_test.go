@@ -48,8 +48,8 @@ func TestStock_agreesWithXL(t *testing.T) {
 // The generated cases are those of the generator, so that it makes more of the same.
 func TestGenerate(t *testing.T) {
 	var b strings.Builder
-	b.WriteString("# Made by Generate, see go test -update.\n\n")
-	for i, text := range Generate(1, 100) {
+	b.WriteString("# Made by TestGenerate, see go test -update.\n\n")
+	for i, text := range generate(1, 100) {
 		fmt.Fprintf(&b, "%02d %s\n", i, strconv.QuoteToASCII(text))
 	}
 	if *update {
@@ -59,6 +59,6 @@ func TestGenerate(t *testing.T) {
 	}
 	stored, err := os.ReadFile("testdata/generated.txt")
 	if err != nil || string(stored) != b.String() {
-		t.Errorf("testdata/generated.txt is not what Generate makes: %v", err)
+		t.Errorf("testdata/generated.txt is not what generate makes: %v", err)
 	}
 }

@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// Generate makes n configurations, always the same for a seed: some that the
+// generate makes n configurations, always the same for a seed: some that the
 // grammar allows and some with a mistake or two. Each is to stand behind head.
-func Generate(seed uint64, n int) []string {
+func generate(seed uint64, n int) []string {
 	g := generator{rand.New(rand.NewPCG(seed, 0))}
 	texts := make([]string, n)
 	for i := range texts {
