@@ -53,7 +53,9 @@ type Config struct {
 //
 // A socket at Path that nobody listens on any more is replaced. One on which
 // somebody does fails with EADDRINUSE, anything else at Path with EEXIST; both
-// are left untouched. No symbolic link that belongs to another user is followed.
+// are left untouched. No symbolic link that belongs to another user is followed,
+// and no directory is used, outside RunDir, in which another user than root, this
+// process's and the socket's could put another socket in place of ours.
 func Listen(cfg Config) (*Endpoint, error) {
 	e, err := listen(cfg)
 	if err != nil {
@@ -107,7 +109,11 @@ func openParent(parent string, cfg Config) (*sys.Dir, error) {
 	base := filepath.Clean(cfg.RunDir)
 	below, ok := strings.CutPrefix(filepath.Clean(parent)+"/", base+"/")
 	if cfg.RunDir == "" || !ok {
-		dir, err := sys.OpenDir(parent)
+		owner := -1
+		if cfg.UID != nil {
+			owner = *cfg.UID
+		}
+		dir, err := sys.OpenTrustedDir(parent, owner)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("%w; make the directory first", err)
 		}

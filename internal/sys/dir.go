@@ -36,10 +36,45 @@ const maxLinks = 40
 // fs.protected_symlinks, for every directory. So no other user decides where
 // the path leads.
 func OpenDir(path string) (*Dir, error) {
+	return walkDir(path, anyDir)
+}
+
+// OpenTrustedDir is OpenDir for a path that nobody but root, this process's user
+// and the user owner, unless it is -1, can make lead elsewhere later: every
+// directory on the way belongs to one of them, and is not writable for everybody.
+// One that is may be sticky, which keeps people from what is not theirs, or below
+// one that lets only its owner through.
+func OpenTrustedDir(path string, owner int) (*Dir, error) {
+	private := false
+	return walkDir(path, func(name string, st *unix.Stat_t) error {
+		if name == "/" || name == ".." {
+			private = false
+		}
+		switch uid := int(st.Uid); {
+		case uid != 0 && uid != os.Geteuid() && uid != owner:
+			return fmt.Errorf("the directory %s belongs to user %d, who could put something else in place: choose a directory of root's or of user %d: %w",
+				name, uid, os.Geteuid(), unix.EPERM)
+		case st.Mode&0o002 != 0 && st.Mode&unix.S_ISVTX == 0 && !private:
+			return fmt.Errorf("the directory %s can be written by everybody, who could put something else in place: chmod o-w, or choose another directory: %w",
+				name, unix.EPERM)
+		}
+		private = private || st.Mode&0o011 == 0
+		return nil
+	})
+}
+
+// dirCheck says what is wrong with a directory on the way.
+type dirCheck func(name string, st *unix.Stat_t) error
+
+// anyDir has nothing against any directory.
+func anyDir(string, *unix.Stat_t) error { return nil }
+
+// walkDir opens the directory at path if check has nothing against any on the way.
+func walkDir(path string, check dirCheck) (*Dir, error) {
 	if !strings.HasPrefix(path, "/") {
 		return nil, &os.PathError{Op: "open", Path: path, Err: unix.EINVAL}
 	}
-	d, err := openRoot()
+	d, err := openRoot(check)
 	if err != nil {
 		return nil, err
 	}
@@ -50,14 +85,14 @@ func OpenDir(path string) (*Dir, error) {
 		if name == "" || name == "." {
 			continue
 		}
-		next, target, err := d.step(name)
+		next, target, err := d.step(name, check)
 		if target != "" {
 			if links++; links > maxLinks {
 				err = unix.ELOOP
 			}
 			rest = append(strings.Split(target, "/"), rest...)
 			if target[0] == '/' && err == nil {
-				next, err = openRoot()
+				next, err = openRoot(check)
 			}
 		}
 		if err != nil {
@@ -73,16 +108,24 @@ func OpenDir(path string) (*Dir, error) {
 	return d, nil
 }
 
-func openRoot() (*Dir, error) {
+func openRoot(check dirCheck) (*Dir, error) {
 	fd, err := openRetry("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: "/", Err: err}
+	}
+	var st unix.Stat_t
+	if err = unix.Fstat(fd, &st); err == nil {
+		err = check("/", &st)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, err
 	}
 	return &Dir{fd: fd, path: "/"}, nil
 }
 
 // step opens one component: the directory, or else the target of a symbolic link.
-func (d *Dir) step(name string) (next *Dir, target string, err error) {
+func (d *Dir) step(name string, check dirCheck) (next *Dir, target string, err error) {
 	fd, err := retryIO(func() (int, error) {
 		return unix.Openat(d.fd, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	})
@@ -97,6 +140,10 @@ func (d *Dir) step(name string) (next *Dir, target string, err error) {
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
+		if err := check(name, &st); err != nil {
+			_ = next.Close()
+			return nil, "", err
+		}
 		return next, "", nil
 	case unix.S_IFLNK:
 		defer next.Close()
@@ -116,7 +163,7 @@ func (d *Dir) step(name string) (next *Dir, target string, err error) {
 
 // Sub opens a directory in d and follows no symbolic link.
 func (d *Dir) Sub(name string) (*Dir, error) {
-	next, target, err := d.step(name)
+	next, target, err := d.step(name, anyDir)
 	if err == nil && target != "" {
 		err = unix.ELOOP
 	}
