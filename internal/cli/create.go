@@ -4,12 +4,14 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/channel/convert"
+	"github.com/xenchan/xenchan/internal/daemon"
 	"github.com/xenchan/xenchan/internal/sim"
 	"github.com/xenchan/xenchan/internal/xl"
 	"github.com/xenchan/xenchan/toolstack"
@@ -178,8 +180,7 @@ func (a *app) create(ctx context.Context, tools *toolstack.Toolstack, m toolstac
 	if more.Console && !more.Paused {
 		return nil
 	}
-	awaitTTYs(ctx, tools, d)
-	rows, err := tools.Channels(ctx, d)
+	rows, err := createdChannels(ctx, tools, d)
 	if err != nil {
 		return err
 	}
@@ -193,17 +194,25 @@ func (a *app) create(ctx context.Context, tools *toolstack.Toolstack, m toolstac
 	return a.printJSON(made)
 }
 
-// awaitTTYs waits for the terminals of a new domain's channels, as long as a
-// daemon may need for them. It is no error when there is no daemon.
-func awaitTTYs(ctx context.Context, tools *toolstack.Toolstack, d toolstack.Domain) {
-	rows, _ := tools.Channels(ctx, d)
+// createdChannels are the channels of a new domain, with their terminals if a
+// daemon makes them soon.
+func createdChannels(ctx context.Context, tools *toolstack.Toolstack, d toolstack.Domain) ([]toolstack.Channel, error) {
+	rows, err := tools.Channels(ctx, d)
+	noTTY := func(c toolstack.Channel) bool { return c.Connection == channel.PTY && c.TTY == "" }
+	if err != nil || !slices.ContainsFunc(rows, noTTY) {
+		return rows, err
+	}
+	if _, err := daemon.Query(ctx, tools.RunDir); err != nil {
+		return rows, nil
+	}
 	soon, cancel := context.WithTimeout(ctx, terminalSoon)
 	defer cancel()
 	for _, r := range rows {
-		if r.Connection == channel.PTY && served(ctx, tools, r) && awaitTTY(soon, tools, r) != nil {
-			return
+		if noTTY(r) && served(ctx, tools, r) && awaitTTY(soon, tools, r) != nil {
+			break
 		}
 	}
+	return tools.Channels(ctx, d)
 }
 
 // createdJSON is a new domain; its channels are as list has them.
