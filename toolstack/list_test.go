@@ -131,3 +131,20 @@ func TestChannels(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
+
+// A driver domain owns the backend's directory and may write what it likes there.
+// What a channel is, and where its host end, comes from /libxl (XSA-178).
+func TestChannels_driverDomainLies(t *testing.T) {
+	h := newHost(t)
+	defer h.close()
+	c, err := h.tools.Attach(t.Context(), web, channel.Spec{Name: "true", Connection: channel.Socket, Path: "/run/true.sock", Backend: "drv"})
+	h.check(err)
+	for node, lie := range map[string]string{"name": "lie", "path": "/run/lie.sock", "connection": "pty", "frontend-id": "0", "mode": "0666", "state": "junk"} {
+		h.write(c.Backend+"/"+node, lie, "")
+	}
+	all, err := h.tools.Channels(t.Context(), web)
+	h.check(err)
+	if len(all) != 1 || all[0].Name != "true" || all[0].Path != "/run/true.sock" || all[0].Connection != channel.Socket || all[0].DomID != 5 {
+		t.Errorf("%+v", all)
+	}
+}
