@@ -150,14 +150,13 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	defer r.wg.Wait()
 	defer stop()
 	r.running = ctx
-	for _, name := range []string{"@introduceDomain", "@releaseDomain"} {
-		w, err := r.Store.Watch(ctx, name)
-		if err != nil {
-			return fmt.Errorf("watch %s: %w", name, err)
-		}
-		r.follow(w)
-		defer w.Close()
+	// The end of a domain is seen by the end of its nodes, see watch.
+	w, err := r.Store.Watch(ctx, "@introduceDomain")
+	if err != nil {
+		return fmt.Errorf("watch @introduceDomain: %w", err)
 	}
+	defer w.Close()
+	r.follow(w)
 	defer r.forget(nil)
 	for {
 		wait, err := r.pass(ctx, false)

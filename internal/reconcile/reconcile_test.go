@@ -72,6 +72,19 @@ func TestRun_migration(t *testing.T) {
 	r.has(target, "")
 }
 
+// A new name is enough.
+func TestRun_rename(t *testing.T) {
+	r := newRig(t)
+	r.file("a.toml", declare("web", agent))
+	d := r.create("early")
+	rec, _ := r.start()
+	for range 10 { // until nothing else can be a reason to look
+		r.apply(rec)
+	}
+	r.rename(d, "web")
+	r.has(d, "agent:declared")
+}
+
 // Nothing is done to a domain before libxl has written its own consoles, nor
 // after it began to remove them.
 func TestRun_notInTheMaking(t *testing.T) {
@@ -153,9 +166,9 @@ func TestApply_files(t *testing.T) {
 		if r.channels(d) != s.web || r.channels(e) != s.idb {
 			t.Errorf("%s: %q, %q", s.what, r.channels(d), r.channels(e))
 		}
-		for _, row := range rec.Report().Channels {
-			if s.what == "moved" && row.Name == "agent" && row.File != "c.toml" {
-				t.Errorf("%+v", row)
+		if s.what == "moved" {
+			if c, err := r.tools.Find(t.Context(), d, "agent"); err != nil || c.DeclaredIn != "c.toml" {
+				t.Errorf("%+v, %v", c, err)
 			}
 		}
 	}
