@@ -32,12 +32,12 @@ const dom0Kernel = "console=hvc0 quiet mitigations=off cryptomgr.notests rodata=
 
 // boot starts the emulator as a process of its own, which outlives this one, and
 // waits for dom0. Caller holds the lock, and no machine runs.
-func (r *Rig) boot(ctx context.Context, images string, o Options) error {
+func (r *Rig) boot(ctx context.Context, images string) error {
 	start := time.Now()
 	if err := r.cleanRun(); err != nil {
 		return err
 	}
-	cmd := exec.Command(emulator, r.arguments(o)...)
+	cmd := exec.Command(emulator, r.arguments()...)
 	cmd.Dir = images
 	// Its own session: an interrupt at the terminal is for us alone.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -56,7 +56,7 @@ func (r *Rig) boot(ctx context.Context, images string, o Options) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	if err := r.remember(cmd.Process.Pid, o); err != nil {
+	if err := r.remember(cmd.Process.Pid); err != nil {
 		return errors.Join(err, cmd.Process.Kill(), cmd.Wait())
 	}
 	exited := make(chan error, 1)
@@ -65,7 +65,7 @@ func (r *Rig) boot(ctx context.Context, images string, o Options) error {
 		_ = cmd.Process.Kill() // it may have ended itself
 		return fmt.Errorf("booting Xen: %w\n%s", err, r.ConsoleTail())
 	}
-	r.logf("Xen is up after %.1f s, xenstored in %s", time.Since(start).Seconds(), o.language())
+	r.logf("Xen is up after %.1f s, xenstored in %s", time.Since(start).Seconds(), r.language())
 	return nil
 }
 
@@ -82,8 +82,8 @@ func (r *Rig) cleanRun() error {
 	return nil
 }
 
-func (r *Rig) remember(pid int, o Options) error {
-	data, err := json.Marshal(machine{PID: pid, Key: r.key, Options: o})
+func (r *Rig) remember(pid int) error {
+	data, err := json.Marshal(machine{PID: pid, Key: r.key})
 	if err != nil {
 		return err
 	}
@@ -111,12 +111,8 @@ func (r *Rig) waitReady(ctx context.Context, exited <-chan error) error {
 
 // arguments is the emulator's command line; it runs in the images' folder, so
 // that their names need no quoting.
-func (r *Rig) arguments(o Options) []string {
-	xenstored := "c"
-	if o.OXenstored {
-		xenstored = "o"
-	}
-	dom0 := fmt.Sprintf("%s rig.xenstored=%s rig.idle=%d", dom0Kernel, xenstored, int(o.Idle.Seconds()))
+func (r *Rig) arguments() []string {
+	dom0 := fmt.Sprintf("%s rig.xenstored=%s rig.idle=%d", dom0Kernel, r.kind(), int(r.Idle.Seconds()))
 	quote := func(path string) string { return strings.ReplaceAll(path, ",", ",,") }
 	return []string{
 		"-accel", "tcg,thread=multi,tb-size=512",

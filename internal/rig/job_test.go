@@ -209,6 +209,12 @@ func TestReserve_isExclusive(t *testing.T) {
 	if _, err := two.Reserve(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a reserved machine was reserved again: %v", err)
 	}
+	other := &Rig{dir: dir, Options: Options{OXenstored: true}}
+	if releaseOther, err := other.Reserve(t.Context()); err != nil {
+		t.Errorf("the machine of the other kind is not to be had: %v", err)
+	} else {
+		releaseOther()
+	}
 	release()
 	release, err = two.Reserve(t.Context())
 	if err != nil {

@@ -8,8 +8,8 @@
 // guests for them. One boot serves all test binaries that come within some
 // minutes of each other.
 //
-// All state is in one folder (see [Open]): unpacked packages, images, and run/
-// with the machine that runs: its serial console (console.log), what the
+// All state is in one folder (see [Open]): unpacked packages, images, and for each
+// machine that runs a folder run-KIND: its serial console (console.log), what the
 // emulator said (qemu.log), and share/, which is /rig in dom0. Nothing needs root.
 package rig
 
@@ -29,33 +29,34 @@ import (
 	"github.com/xenchan/xenchan/internal/sys"
 )
 
-// Options say how a machine is started.
+// Options say what a machine is like.
 type Options struct {
-	// OXenstored selects the OCaml xenstored instead of the C one.
-	OXenstored bool `json:"oxenstored"`
+	// OXenstored selects the OCaml xenstored instead of the C one. There may be a
+	// machine of each kind at once.
+	OXenstored bool
 	// Idle is how long a machine without a job stays up; 0 = for ever.
-	Idle time.Duration `json:"-"`
+	Idle time.Duration
 }
 
-// Rig is a folder with images and at most one running machine. Several processes
+// Rig is a folder with images, and one machine that runs or not. Several processes
 // may use one folder; the methods of one Rig are for one goroutine.
 type Rig struct {
+	Options
 	dir    string
 	inside string    // where dom0 has the shared folder
 	key    string    // this version of the builder
 	log    io.Writer // progress
 }
 
-// machine is what run/machine.json says about a machine that was started.
+// machine is what machine.json says about a machine that was started.
 type machine struct {
-	PID     int     `json:"pid"`
-	Key     string  `json:"key"` // version of the builder that started it
-	Options Options `json:"options"`
+	PID int    `json:"pid"`
+	Key string `json:"key"` // version of the builder that started it
 }
 
 // Open uses the folder .cache/rig of the Go module around the current directory.
 // Progress is told on log.
-func Open(log io.Writer) (*Rig, error) {
+func Open(log io.Writer, o Options) (*Rig, error) {
 	top, err := moduleRoot()
 	if err != nil {
 		return nil, err
@@ -64,7 +65,7 @@ func Open(log io.Writer) (*Rig, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Rig{dir: filepath.Join(top, ".cache", "rig"), inside: "/rig", key: key, log: log}
+	r := &Rig{Options: o, dir: filepath.Join(top, ".cache", "rig"), inside: "/rig", key: key, log: log}
 	return r, os.MkdirAll(r.run("share"), 0o777)
 }
 
@@ -83,9 +84,17 @@ func moduleRoot() (string, error) {
 	}
 }
 
+// kind names the machine among those of its folder.
+func (o Options) kind() string {
+	if o.OXenstored {
+		return "o"
+	}
+	return "c"
+}
+
 // run is a path in the folder of the running machine.
 func (r *Rig) run(elem ...string) string {
-	return filepath.Join(append([]string{r.dir, "run"}, elem...)...)
+	return filepath.Join(append([]string{r.dir, "run-" + r.kind()}, elem...)...)
 }
 
 func (r *Rig) logf(format string, args ...any) {
@@ -98,10 +107,10 @@ func (r *Rig) lock(ctx context.Context) (unlock func(), err error) {
 }
 
 // Reserve waits until no other process has reserved the machine, and keeps it
-// until release is called: tests run one after the other, because each may start
-// another machine and destroys the guests of a failure. Reserve before Up.
+// until release is called: tests run one after the other, because each may replace
+// the machine and destroys the guests of a failure. Reserve before Up.
 func (r *Rig) Reserve(ctx context.Context) (release func(), err error) {
-	return r.waitLock(ctx, "reserved")
+	return r.waitLock(ctx, "reserved-"+r.kind())
 }
 
 func (r *Rig) waitLock(ctx context.Context, name string) (unlock func(), err error) {
@@ -132,19 +141,19 @@ func (r *Rig) Build(ctx context.Context) error {
 	return err
 }
 
-// Up starts a machine, or keeps the one that runs when it is of this version of
-// the builder and of these options. It returns when dom0 takes jobs.
-func (r *Rig) Up(ctx context.Context, o Options) error {
+// Up starts the machine, or keeps it when it runs and is of this version of the
+// builder. It returns when dom0 takes jobs.
+func (r *Rig) Up(ctx context.Context) error {
 	unlock, err := r.lock(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	if r.alive() {
-		if r.is(o) {
+		if m, err := r.machine(); err == nil && m.Key == r.key && exists(r.run("share", "ready")) {
 			return nil
 		}
-		r.logf("the running machine is not the wanted one, stopping it")
+		r.logf("the running machine is of another version, stopping it")
 		if err := r.kill(); err != nil {
 			return err
 		}
@@ -153,19 +162,13 @@ func (r *Rig) Up(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	return r.boot(ctx, images, o)
+	return r.boot(ctx, images)
 }
 
-// is reports whether the machine that runs is of this version and these options.
-func (r *Rig) is(o Options) bool {
-	m, err := r.machine()
-	return err == nil && m.Key == r.key && m.Options.OXenstored == o.OXenstored && exists(r.run("share", "ready"))
-}
-
-// Running reports whether a machine takes jobs, of whatever options it is.
+// Running reports whether the machine takes jobs, of whatever version it is.
 func (r *Rig) Running() bool { return r.alive() && exists(r.run("share", "ready")) }
 
-// Down stops the machine, if there is one. Nothing in it is kept.
+// Down stops the machine, if it runs. Nothing in it is kept.
 func (r *Rig) Down(ctx context.Context) error {
 	unlock, err := r.lock(ctx)
 	if err != nil {
@@ -220,7 +223,7 @@ func (r *Rig) kill() error {
 	return fmt.Errorf("the emulator, process %d, does not end", m.PID)
 }
 
-// Status says in one line whether a machine runs.
+// Status says in one line whether the machine runs.
 func (r *Rig) Status() string {
 	if !r.alive() {
 		return "down"
@@ -229,7 +232,7 @@ func (r *Rig) Status() string {
 	if err != nil {
 		return "up: " + err.Error()
 	}
-	return "up: process " + strconv.Itoa(m.PID) + ", xenstored in " + m.Options.language()
+	return "up: process " + strconv.Itoa(m.PID) + ", xenstored in " + r.language()
 }
 
 func (o Options) language() string {

@@ -2,6 +2,7 @@ package rig
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -32,7 +33,8 @@ type Test struct {
 // status. A binary that outlives its -test.timeout gets SIGQUIT, so that it shows
 // its goroutines. When dom0 itself hangs, the machine is stopped and the error
 // carries the end of its console. After a failure, what the guests' consoles
-// showed last follows on stderr, and guests that were left are destroyed.
+// showed last follows on stderr. After that, and when ctx ends, all guests are
+// destroyed.
 func (r *Rig) RunTest(ctx context.Context, t Test, stdout, stderr io.Writer) (int, error) {
 	limit := t.limit() + testGrace
 	name := filepath.Base(t.Binary)
@@ -53,8 +55,12 @@ func (r *Rig) RunTest(ctx context.Context, t Test, stdout, stderr io.Writer) (in
 		}
 	}
 	status, err := r.Run(ctx, job, stdout, stderr)
-	if err == nil || ctx.Err() != nil {
-		return status, err
+	if err == nil {
+		return status, nil
+	}
+	if ctx.Err() != nil {
+		_, clean := r.Run(context.WithoutCancel(ctx), Job{Script: destroyGuests, Limit: dom0Grace}, stdout, stderr)
+		return status, errors.Join(err, clean)
 	}
 	err = fmt.Errorf("%s in dom0: %w\n%s", name, err, r.ConsoleTail())
 	if down := r.Down(ctx); down != nil {
@@ -90,9 +96,11 @@ for log in $(find /var/log/xen/console -name 'guest-*.log' -newer .started); do
 	echo "--- end of $log" >&2
 	tail -n %[3]d "$log" >&2
 done
-for domid in $(xenstore-list /local/domain); do
+%[4]sexit $rc
+`, int(limit.Seconds()), strings.Join(words, " "), lines, destroyGuests)
+}
+
+const destroyGuests = `for domid in $(xenstore-list /local/domain); do
 	[ "$domid" = 0 ] || xl destroy "$domid"
 done
-exit $rc
-`, int(limit.Seconds()), strings.Join(words, " "), lines)
-}
+`

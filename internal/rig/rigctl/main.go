@@ -11,10 +11,10 @@
 //	rigctl down                     stop the machine
 //
 // exec and test start a machine when none runs. exec takes the one that runs as it
-// is; up and test replace it when it is of another kind, and tests of several
-// processes wait for each other. Flags: -oxenstored takes the
-// OCaml xenstored; -idle DURATION stops a machine without work; -with FILE (for
-// test, several times) puts a program into the test's PATH.
+// is; up and test replace it when it is of another version, and tests of several
+// processes wait for each other. Flags: -oxenstored means the other machine, with
+// the OCaml xenstored; both may run at once. -idle DURATION stops a machine without
+// work; -with FILE (for test, several times) puts a program into the test's PATH.
 package main
 
 import (
@@ -81,7 +81,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return statusUsage
 	}
 	var err error
-	if c.rig, err = rig.Open(stderr); err == nil {
+	if c.rig, err = rig.Open(stderr, c.opts); err == nil {
 		var status int
 		if status, err = verbs[args[0]](c, ctx); err == nil {
 			return status
@@ -119,7 +119,7 @@ func (c *command) up(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	defer release()
-	return 0, c.rig.Up(ctx, c.opts)
+	return 0, c.rig.Up(ctx)
 }
 
 // exec takes the machine that runs as it is, beside a test too: it is how one
@@ -167,7 +167,7 @@ func (c *command) test(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	defer release()
-	if err := c.rig.Up(ctx, c.opts); err != nil {
+	if err := c.rig.Up(ctx); err != nil {
 		return 0, err
 	}
 	t := rig.Test{Binary: c.args[0], Args: c.args[1:], With: c.with}
