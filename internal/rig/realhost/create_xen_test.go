@@ -77,7 +77,7 @@ func exitStatus(err error) int {
 // nothingLeft says what is in xenstore now and was not before, and which domains.
 func nothingLeft(t *testing.T, before string) {
 	t.Helper()
-	eventually(t, "no zombie", 20*time.Second, func() bool { return strings.Count(xl(t, "list"), "\n") == 2 })
+	eventually(t, "no zombie", 20*time.Second, func() bool { return gone(t, "made") && gone(t, "half") })
 	old := strings.Split(before, "\n")
 	for _, line := range strings.Split(xenstoreLS(t), "\n") {
 		// libxl leaves empty directories of its own.

@@ -21,6 +21,8 @@ import (
 	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/internal/daemon"
 	"github.com/xenchan/xenchan/internal/rig/xlguest"
+	"github.com/xenchan/xenchan/toolstack"
+	"github.com/xenchan/xenchan/xenstore"
 )
 
 const runDir = "/run/xenchan"
@@ -77,12 +79,49 @@ func (h *host) ready() {
 	})
 }
 
-func (h *host) stop(s syscall.Signal) {
-	if h.cmd != nil {
-		h.cmd.Process.Signal(s)
-		h.cmd.Wait()
-		h.cmd = nil
+// stop ends the daemon by a signal and returns its exit status, -1 after a kill.
+func (h *host) stop(s syscall.Signal) int {
+	if h.cmd == nil {
+		return 0
 	}
+	h.cmd.Process.Signal(s)
+	h.cmd.Wait()
+	status := h.cmd.ProcessState.ExitCode()
+	h.cmd = nil
+	return status
+}
+
+// guest is one that several tests use, see xlguest.Shared. What a test plugs into
+// it is unplugged at the end of the test, which must have started its daemon first.
+func guest(t *testing.T, c xlguest.Config) *xlguest.Guest {
+	t.Helper()
+	g := xlguest.Shared(t, c)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := unplugAll(ctx, g.Name()); err != nil {
+			t.Errorf("unplugging what the test has plugged in: %v", err)
+		}
+	})
+	return g
+}
+
+func unplugAll(ctx context.Context, domain string) error {
+	store, err := xenstore.Open(ctx, "")
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	tools := &toolstack.Toolstack{Store: store, RunDir: runDir}
+	d, err := tools.Resolve(ctx, domain)
+	if err != nil {
+		return err
+	}
+	channels, err := tools.Channels(ctx, d)
+	for _, c := range channels {
+		err = errors.Join(err, tools.Detach(ctx, d, c.Name))
+	}
+	return err
 }
 
 // xenchan runs a command and returns its standard output.

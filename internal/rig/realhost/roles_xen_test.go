@@ -18,7 +18,7 @@ import (
 // The real guest agent answers over a channel that was plugged into its guest.
 func TestAgent_qemuGA(t *testing.T) {
 	startDaemon(t).ready()
-	g := xlguest.Start(t, xlguest.Config{Agent: true})
+	g := guest(t, xlguest.Config{Agent: true})
 	path := attach(t, g.Name(), "connection=socket,name=org.qemu.guest_agent.0")
 	g.Run("mkdir -p /var/run /var/log; for i in $(seq 50); do (: <>/dev/hvc1) 2>/dev/null && break; usleep 100000; done\nqemu-ga -m isa-serial -p /dev/hvc1 >/dev/null 2>&1 </dev/null &")
 	for round := range 2 { // a client that comes again is answered too
@@ -81,8 +81,14 @@ func TestDriverDomain(t *testing.T) {
 		t.Fatal(err)
 	}
 	back := xlguest.Start(t, xlguest.Config{Name: "driver", Agent: true, MemoryMiB: 192, Files: map[string]string{"/usr/bin/xenchan": binary}})
+	for _, module := range []string{"xen_gntdev", "xen_evtchn"} {
+		said := back.Run("rmmod " + module + "; xenchan doctor; insmod /modules/" + module + ".ko")
+		if want := "load its driver: modprobe " + strings.ReplaceAll(module, "_", "-"); !strings.Contains(said, want) {
+			t.Errorf("doctor without the module %s does not say %q:\n%s", module, want, said)
+		}
+	}
 	back.Run("mkdir -p /run /dev/pts; mount -t devpts d /dev/pts 2>/dev/null; xenchan daemon --verbose >/tmp/log 2>&1 </dev/null &")
-	front := xlguest.Start(t, xlguest.Config{Name: "user"})
+	front := xlguest.Shared(t, xlguest.Config{})
 	defer func() {
 		if t.Failed() {
 			t.Logf("daemon:\n%s", back.Run("cat /tmp/log"))

@@ -5,8 +5,10 @@ package realhost
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -19,6 +21,7 @@ func TestDestroy_leavesNothing(t *testing.T) {
 	startDaemon(t).ready()
 	before := xenstoreLS(t)
 	g := xlguest.Start(t, xlguest.Config{})
+	backend, frontend := "/backend/console/"+g.DomID().String()+"/", "/local/domain/"+g.DomID().String()+"/"
 	path := attach(t, g.Name(), "connection=socket,name=org.example.a.0")
 	attach(t, g.Name(), "connection=pty,name=org.example.b.0")
 	echoAgent(g, "/dev/hvc1")
@@ -31,7 +34,7 @@ func TestDestroy_leavesNothing(t *testing.T) {
 	}
 	after := xenstoreLS(t)
 	for _, line := range strings.Split(after, "\n") {
-		if strings.Contains(line, "console/") || strings.Contains(line, "org.example") {
+		if strings.Contains(line, backend) || strings.Contains(line, frontend) || strings.Contains(line, "org.example") {
 			t.Errorf("left behind: %s", line)
 		}
 	}
@@ -47,41 +50,49 @@ func gone(t *testing.T, name string) bool {
 	return !strings.Contains(list, name+" ") && !strings.Contains(list, "(null)")
 }
 
-// A guest that xl shuts down leaves nothing either.
-func TestShutdown(t *testing.T) {
-	startDaemon(t).ready()
-	// The guest's kernel runs this when xl asks; busybox's own needs an init.
-	poweroff := filepath.Join(t.TempDir(), "poweroff")
-	if err := os.WriteFile(poweroff, []byte("#!/bin/sh\nexec busybox poweroff -f\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	g := xlguest.Start(t, xlguest.Config{Files: map[string]string{"/usr/sbin/poweroff": poweroff}})
-	echoSoon(t, g)
-	old := g.DomID()
-	xl(t, "shutdown", "-w", g.Name())
-	eventually(t, "no zombie", time.Minute, func() bool { return gone(t, g.Name()) })
-	if strings.Contains(xenstoreLS(t), "/backend/console/"+old.String()+"/") {
-		t.Error("the domain's channel is left behind")
-	}
-}
-
-// Save and restore beside our channels.
-func TestSaveRestore(t *testing.T) {
+// A domain is saved, restored and shut down by xl. Each time it goes with its
+// channel, as no zombie and without a node left, and the restored one can have a
+// new channel. (TestDeclared reboots one.)
+func TestDomain_comesAndGoes(t *testing.T) {
 	startDaemon(t).ready()
 	g := xlguest.Start(t, xlguest.Config{})
 	echoSoon(t, g)
-	old := g.DomID()
+	last := g.DomID()
+	left := func(how string) {
+		t.Helper()
+		eventually(t, "the domain is gone after "+how, time.Minute, func() bool { return gone(t, g.Name()) })
+		if strings.Contains(xenstoreLS(t), "/backend/console/"+last.String()+"/") {
+			t.Errorf("%s leaves the old domain's channel behind", how)
+		}
+	}
 	file := filepath.Join(t.TempDir(), "saved")
 	xl(t, "save", g.Name(), file)
-	eventually(t, "the saved domain is gone", 20*time.Second, func() bool { return gone(t, g.Name()) })
-	if strings.Contains(xenstoreLS(t), "/backend/console/"+old.String()+"/") {
-		t.Error("the saved domain's channel is left behind")
-	}
+	left("saving")
 	xl(t, "restore", file)
-	r := xlguest.Adopt(t, g.Name())
-	path := attach(t, r.Name(), "connection=socket,name=org.example.after.0")
-	echoAgent(r, freeTTY(r))
+	g.Attach()
+	path := attach(t, g.Name(), "connection=socket,name=org.example.after.0")
+	echoAgent(g, freeTTY(g))
 	echo(t, client(t, path), 4096)
+	last = g.DomID()
+	xl(t, "shutdown", "-w", g.Name())
+	left("a shutdown")
+}
+
+// Doctor says what is missing: a xenstored, and rights. (TestUnprivileged has it
+// find all well, and TestDriverDomain unloads the kernel's modules.)
+func TestDoctor_firstChecks(t *testing.T) {
+	out, err := tryXenchan(t.Context(), "doctor", "--store", "/run/no-such-socket")
+	if err == nil || !strings.Contains(out, "no-such-socket") || !strings.Contains(out, "check the path, and that xenstored runs") {
+		t.Errorf("doctor without a xenstored: %v\n%s", err, out)
+	}
+	nobody := exec.Command("xenchan", "doctor")
+	nobody.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	said, err := nobody.CombinedOutput()
+	for _, want := range []string{"failed   host: open /dev/xen/evtchn: permission denied: try again as root\n", "failed   host: xenstore"} {
+		if nobody.ProcessState.ExitCode() != 1 || !strings.Contains(string(said), want) {
+			t.Errorf("doctor without rights: %v\n%s", err, said)
+		}
+	}
 }
 
 // freeTTY is the terminal that the guest has for its only channel: after a

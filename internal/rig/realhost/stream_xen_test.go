@@ -17,21 +17,28 @@ const mebi = 1 << 20
 // A stock guest that was started without any channel gets a socket and a pty
 // channel while it runs, and echoes on both. PVH is slow under emulation.
 func TestHotplug_stream(t *testing.T) {
-	for name, size := range map[string]int{"pv": mebi, "pvh": mebi / 8} {
-		pvh := name == "pvh"
-		t.Run(name, func(t *testing.T) {
+	for _, pvh := range []bool{false, true} {
+		t.Run(map[bool]string{false: "pv", true: "pvh"}[pvh], func(t *testing.T) {
 			startDaemon(t).ready()
-			g := xlguest.Start(t, xlguest.Config{PVH: pvh})
+			var g *xlguest.Guest
+			sizes := map[string]int{"socket": mebi, "pty": mebi}
+			if pvh {
+				g = xlguest.Start(t, xlguest.Config{PVH: true}) // no other test has a use for it
+				sizes["pty"] = mebi / 8
+			} else {
+				g = guest(t, xlguest.Config{})
+			}
 			socket := attach(t, g.Name(), "connection=socket,name=org.example.a.0")
 			pty := attach(t, g.Name(), "connection=pty,name=org.example.b.0")
 			echoAgent(g, "/dev/hvc1")
 			echoAgent(g, "/dev/hvc2")
 			for name, path := range map[string]string{"socket": socket, "pty": pty} {
-				took := echo(t, client(t, path), size)
-				t.Logf("%s: %d bytes each way in %v, the same came back", name, size, took.Round(time.Millisecond))
+				took := echo(t, client(t, path), sizes[name])
+				t.Logf("%s: %d bytes each way in %v, the same came back", name, sizes[name], took.Round(time.Millisecond))
 			}
 			compareWithXL(t, g)
 			for name, c := range list(t, g.Name()) {
+				size := sizes[string(c.Connection)]
 				if *c.State != 4 || *c.FrontendState != 4 || *c.Dropped != 0 || *c.GuestToHost < uint64(size) || *c.HostToGuest < uint64(size) {
 					t.Errorf("%s: %+v", name, c)
 				}
@@ -53,7 +60,7 @@ func compareWithXL(t *testing.T, g *xlguest.Guest) {
 // xl console finds the terminal of a pty channel.
 func TestXLConsole_opensOurTerminal(t *testing.T) {
 	startDaemon(t).ready()
-	g := xlguest.Start(t, xlguest.Config{})
+	g := guest(t, xlguest.Config{})
 	attach(t, g.Name(), "connection=pty,name=org.example.tty.0")
 	echoAgent(g, "/dev/hvc1")
 	// xl console reads its input only when that is a terminal: socat gives it one.
@@ -97,11 +104,15 @@ func TestXLConsole_opensOurTerminal(t *testing.T) {
 // Attach, use, detach, again and again; another channel goes on meanwhile.
 func TestAttachDetach_25times(t *testing.T) {
 	startDaemon(t).ready()
-	g := xlguest.Start(t, xlguest.Config{})
+	g := guest(t, xlguest.Config{})
 	steady := client(t, attach(t, g.Name(), "connection=socket,name=org.example.steady.0"))
 	echoAgent(g, "/dev/hvc1")
 	before := xenstoreLS(t)
-	for i := range 25 {
+	rounds := 25
+	if testing.Short() {
+		rounds = 5
+	}
+	for i := range rounds {
 		path := attach(t, g.Name(), "connection=socket,name=org.example.again.0")
 		echoAgent(g, "/dev/hvc2")
 		c := client(t, path)
@@ -124,7 +135,7 @@ func TestAttachDetach_25times(t *testing.T) {
 // A guest that does not answer holds up nobody: here one that is paused.
 func TestAttachDetach_pausedGuest(t *testing.T) {
 	startDaemon(t).ready()
-	g := xlguest.Start(t, xlguest.Config{})
+	g := guest(t, xlguest.Config{})
 	xl(t, "pause", g.Name())
 	begin := time.Now()
 	_, err := tryXenchan(t.Context(), "attach", g.Name(), "connection=socket,name=org.example.a.0", "--wait", "--timeout", "2s")

@@ -169,13 +169,51 @@ func Start(t testing.TB, c Config) *Guest {
 // Create is Start without the waiting; xl create is given args too.
 func Create(t testing.TB, c Config, args ...string) *Guest {
 	t.Helper()
-	file := WriteConfig(t, c)
 	g := &Guest{t: t, name: c.name(t)}
 	t.Cleanup(g.end)
-	if _, err := XL(t.Context(), append([]string{"create", "-q", file}, args...)...); err != nil {
-		t.Fatal(err)
+	g.create(c, args...)
+	return g
+}
+
+func (g *Guest) create(c Config, args ...string) {
+	g.t.Helper()
+	file := WriteConfig(g.t, c)
+	if _, err := XL(g.t.Context(), append([]string{"create", "-q", file}, args...)...); err != nil {
+		g.t.Fatal(err)
 	}
 	g.Attach()
+}
+
+// Shared is a guest that is started once and handed on from test to test, also
+// to those of other test binaries: a boot takes longer than most tests. Its name
+// comes from c, which has no Files and no Extra. A test leaves it as it found it:
+// it runs, and has no channel. One whose test failed is destroyed.
+func Shared(t testing.TB, c Config) *Guest {
+	t.Helper()
+	if len(c.Files) > 0 || c.Extra != "" {
+		t.Fatal("a shared guest is like others")
+	}
+	c.Name = "shared"
+	if c.PVH {
+		c.Name += "-pvh"
+	}
+	if c.Agent {
+		c.Name += "-agent"
+	}
+	g := &Guest{t: t, name: c.Name}
+	t.Cleanup(func() {
+		if t.Failed() {
+			g.end()
+		} else if g.con != nil {
+			g.con.close()
+		}
+	})
+	if _, err := XL(t.Context(), "domid", g.name); err == nil {
+		g.Attach()
+		return g
+	}
+	g.create(c)
+	g.Wait("GUEST UP", bootLimit)
 	return g
 }
 
