@@ -31,7 +31,7 @@ func explain(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w: try again as root", err)
-	case !onXen():
+	case !OnXen():
 		return fmt.Errorf("%w: this machine is not a Xen domain", err)
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV) || errors.Is(err, syscall.ENXIO):
 		return fmt.Errorf("%w: load its driver: modprobe %s", err, modules[path.Path])
@@ -39,7 +39,9 @@ func explain(err error) error {
 	return err
 }
 
-func onXen() bool {
+// OnXen reports whether this machine is a domain of Xen, whether or not its drivers
+// are loaded.
+func OnXen() bool {
 	kind, err := os.ReadFile(hypervisorType)
 	return err == nil && strings.TrimSpace(string(kind)) == "xen"
 }

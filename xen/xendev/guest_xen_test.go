@@ -73,14 +73,25 @@ func peer() error {
 	}
 }
 
-// A guest's program and dom0 share memory and events; then the guest is
-// destroyed while its pages are mapped.
-func TestGuest_sharesAndDies(t *testing.T) {
+// A guest passes the suite too; then a program in it and dom0 share memory and
+// events, and it is destroyed while its pages are mapped.
+func TestGuest(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	g := xlguest.Start(t, xlguest.Config{Agent: true, Files: map[string]string{"/peer": self}})
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	out, status, err := g.Exec(ctx, "/peer -test.run '^TestSuite_withItself$' -test.v")
+	if err != nil || status != 0 || !strings.Contains(out, "in domain "+g.DomID().String()) || strings.Count(out, "--- PASS: TestSuite_withItself/Grant/") != 10 {
+		t.Errorf("the suite in the guest: status %d, %v\n%s", status, err, out)
+	}
+	sharesAndDies(t, g)
+}
+
+func sharesAndDies(t *testing.T, g *xlguest.Guest) {
+	t.Helper()
 	out := g.Run(peerVariable + `=1 /peer >/tmp/peer.out 2>&1 &
 while kill -0 $! 2>/dev/null && ! grep -qs peer /tmp/peer.out; do usleep 20000; done
 cat /tmp/peer.out`)

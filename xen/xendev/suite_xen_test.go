@@ -7,12 +7,14 @@ import (
 
 	"github.com/xenchan/xenchan/xen"
 	"github.com/xenchan/xenchan/xen/xentest"
+	"github.com/xenchan/xenchan/xenstore"
 )
 
-// Dom0 talks to itself: Xen allows a domain to map its own grants and to bind
-// its own ports.
-func TestSuite_dom0WithItself(t *testing.T) {
-	back := open(t)
+// A domain talks to itself: Xen allows it to map its own grants and to bind its own
+// ports. This runs in dom0, and in a guest for TestGuest.
+func TestSuite_withItself(t *testing.T) {
+	back, self := open(t), ownDomID(t)
+	t.Logf("in domain %v", self)
 	xentest.Run(t, xentest.Harness{
 		Front: open(t), FrontID: self,
 		Back: back, BackID: self,
@@ -31,4 +33,24 @@ func TestSuite_dom0WithItself(t *testing.T) {
 	if err := back.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+// ownDomID is the number of the domain that this test runs in.
+func ownDomID(t *testing.T) xen.DomID {
+	t.Helper()
+	stream, err := open(t).OpenStore(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := xenstore.New(stream)
+	defer store.Close()
+	value, err := store.Read(t.Context(), "domid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := xen.ParseDomID(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return self
 }

@@ -200,8 +200,14 @@ var cCases = map[string]func(*testing.T, suite){
 		if _, err := stream.Write(b); err != nil {
 			t.Fatal(err)
 		}
-		for i := range 4000 {
-			c.ok(wire.Write, dir+"/"+strings.Repeat("n", 100+i%50)+"\x00v")
+		writes := make([]string, 1500) // more than a socket takes
+		for i := range writes {
+			writes[i] = dir + "/" + strings.Repeat("n", 100+i%50) + "\x00v"
+		}
+		for i, got := range c.many(wire.Write, 0, writes) {
+			if got != "OK\x00" {
+				t.Fatalf("write %d = %q", i, got)
+			}
 		}
 	},
 	"control": func(t *testing.T, s suite) {
@@ -236,6 +242,16 @@ var ocamlCases = map[string]func(*testing.T, suite){
 			c.ok(wire.Mkdir, dir+"/"+name+"\x00")
 		}
 		c.want("10\x002\x00a\x00b\x00", wire.Directory, dir+"\x00")
+	},
+	"largest value": func(t *testing.T, s suite) {
+		c, dir := s.dir(t)
+		c.ok(wire.Write, dir+"/v\x00"+strings.Repeat("x", 2048))
+		c.want(fails("E2BIG"), wire.Write, dir+"/v\x00"+strings.Repeat("x", 2049))
+	},
+	"unknown transactions": func(t *testing.T, s suite) {
+		c, dir := s.dir(t)
+		c.wantTx(999999, fails("EIO"), wire.Read, dir+"\x00")
+		c.wantTx(999999, fails("EIO"), wire.TransactionEnd, "T\x00")
 	},
 	"large directories come whole": func(t *testing.T, s suite) {
 		c, dir := s.dir(t)

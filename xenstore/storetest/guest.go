@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/xenchan/xenchan/xenstore/wire"
@@ -97,7 +98,7 @@ var guestCases = map[string]func(*testing.T, suite){
 		for typ, payload := range map[wire.Type]string{
 			wire.Introduce: g.dom.String() + "\x001\x001\x00", wire.Release: g.dom.String() + "\x00",
 			wire.Resume: g.dom.String() + "\x00", wire.SetTarget: g.dom.String() + "\x000\x00",
-			wire.Control: "help\x00",
+			wire.Control: "help\x00", wire.IsDomainIntroduced: g.dom.String() + "\x00",
 		} {
 			g.want(fails("EACCES"), typ, payload)
 		}
@@ -180,8 +181,14 @@ var guestCCases = map[string]func(*testing.T, suite){
 	"quota of watches": func(t *testing.T, s suite) {
 		c, dir := s.dir(t)
 		g := s.guest(t, c, dir)
-		for i := range 129 { // C allows one more than it says
-			g.ok(wire.Watch, fmt.Sprintf("%s\x00%d\x00", g.home, i))
+		allowed := make([]string, 129) // C allows one more than it says
+		for i := range allowed {
+			allowed[i] = fmt.Sprintf("%s\x00%d\x00", g.home, i)
+		}
+		for i, got := range g.many(wire.Watch, 0, allowed) {
+			if got != "OK\x00" {
+				t.Errorf("watch %d = %q", i, got)
+			}
 		}
 		g.want(fails("E2BIG"), wire.Watch, g.home+"\x00more\x00")
 		g.ok(wire.Unwatch, g.home+"\x000\x00")
@@ -205,14 +212,13 @@ var guestCCases = map[string]func(*testing.T, suite){
 		g := s.guest(t, c, dir)
 		tx := g.start()
 		g.okTx(tx, wire.Write, g.home+"/made\x00")
-		touched, got := 0, ""
-		for ; touched < 1100; touched++ {
-			if got = g.do(wire.Read, tx, fmt.Sprintf("%s/n%d\x00", g.home, touched)); got != fails("ENOENT") {
-				break
-			}
+		touch := make([]string, 1100)
+		for i := range touch {
+			touch[i] = fmt.Sprintf("%s/n%d\x00", g.home, i)
 		}
-		if got != fails("ENOSPC") || touched < 1000 || touched > 1024 {
-			t.Errorf("touching node %d = %q, want ENOSPC near 1024", touched, got)
+		replies := g.many(wire.Read, tx, touch)
+		if n := slices.IndexFunc(replies, func(r string) bool { return r != fails("ENOENT") }); n < 1000 || n > 1024 || replies[n] != fails("ENOSPC") {
+			t.Errorf("touching node %d = %q, want ENOSPC near 1024", n, replies[max(n, 0)])
 		}
 		g.wantTx(tx, fails("ENOMEM"), wire.TransactionEnd, "T\x00")
 		c.want("", wire.Directory, g.home+"\x00")
@@ -228,12 +234,13 @@ var guestCCases = map[string]func(*testing.T, suite){
 	"quota of nodes": func(t *testing.T, s suite) {
 		c, dir := s.dir(t)
 		g := s.guest(t, c, dir)
-		made, got := 0, "OK\x00"
-		for ; got == "OK\x00" && made < 1100; made++ {
-			got = g.do(wire.Mkdir, 0, fmt.Sprintf("%s/%d/%d\x00", g.home, made/100, made%100))
+		wanted := make([]string, 1100)
+		for i := range wanted {
+			wanted[i] = fmt.Sprintf("%s/%d/%d\x00", g.home, i/100, i%100)
 		}
-		if got != fails("ENOSPC") || made < 980 {
-			t.Errorf("node %d = %q, want ENOSPC near 1000", made, got)
+		replies := g.many(wire.Mkdir, 0, wanted)
+		if n := slices.IndexFunc(replies, func(r string) bool { return r != "OK\x00" }); n < 979 || replies[n] != fails("ENOSPC") {
+			t.Errorf("node %d = %q, want ENOSPC near 1000", n, replies[max(n, 0)])
 		}
 		g.ok(wire.Rm, g.home+"/0\x00")
 		g.ok(wire.Mkdir, g.home+"/again\x00")
