@@ -14,6 +14,7 @@ package reconcile
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -158,20 +159,14 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	defer w.Close()
 	r.follow(w)
 	defer r.forget(nil)
-	for {
-		wait, err := r.pass(ctx, false)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := r.await(ctx, wait); ctx.Err() != nil {
-			return nil
-		} else if err != nil {
-			return err
-		}
+	wait, err := r.pass(ctx, false)
+	for err == nil && ctx.Err() == nil {
+		wait, err = r.next(ctx, wait)
 	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
 }
 
 // refuse does nothing until the context ends but say why.
@@ -186,8 +181,9 @@ func (r *Reconciler) refuse(ctx context.Context, self string) error {
 	}
 }
 
-// await waits for a reason to look again.
-func (r *Reconciler) await(ctx context.Context, wait time.Duration) error {
+// next waits for a reason to look again, at most for a time unless that is 0, and
+// looks. Like pass it says how long to wait after that.
+func (r *Reconciler) next(ctx context.Context, wait time.Duration) (time.Duration, error) {
 	var again <-chan time.Time
 	if wait > 0 {
 		timer := time.NewTimer(wait)
@@ -200,10 +196,16 @@ func (r *Reconciler) await(ctx context.Context, wait time.Duration) error {
 	case <-r.reload:
 		r.load()
 	case q := <-r.asked:
-		return r.apply(ctx, q)
+		report, wait, err := r.apply(ctx, q.dry, wait)
+		q.answer <- answer{report, err}
+		if errors.Is(err, errFiles) {
+			err = nil
+		}
+		return wait, err
 	case <-ctx.Done():
+		return 0, ctx.Err()
 	}
-	return nil
+	return r.pass(ctx, false)
 }
 
 // load reads the files. What is wrong with them is logged when it is new.
@@ -222,31 +224,30 @@ func (r *Reconciler) load() {
 	r.set, r.mistakes = set, mistakes
 }
 
-// apply is Apply, in the goroutine of Run. Its own error ends Run.
-func (r *Reconciler) apply(ctx context.Context, q request) (err error) {
-	var report Report
+// errFiles says that the directory of the files cannot be read.
+var errFiles = errors.New("nothing was read")
+
+// apply is Apply, in the goroutine of Run. Where it does not look, the wait stays.
+func (r *Reconciler) apply(ctx context.Context, dry bool, wait time.Duration) (Report, time.Duration, error) {
 	set, err := declared.ReadDir(r.Dir)
 	if err != nil {
-		q.answer <- answer{err: err}
-		return nil
+		return Report{}, wait, fmt.Errorf("%w: %w", errFiles, err)
 	}
-	mistakes := set.Check()
-	switch {
-	case len(mistakes) > 0:
-		report = newReport(mistakes)
+	if mistakes := set.Check(); len(mistakes) > 0 {
+		report := newReport(mistakes)
 		r.mistakes = mistakes // for those who ask later; the channels stay
 		was := r.Report()
 		was.Mistakes = report.Mistakes
 		r.last.Store(&was)
-	case q.dry:
-		report, err = r.foresee(ctx, set)
-	default:
-		r.set, r.mistakes = set, nil
-		_, err = r.pass(ctx, true)
-		report = r.Report()
+		return report, wait, nil
 	}
-	q.answer <- answer{report, err}
-	return err
+	if dry {
+		report, err := r.foresee(ctx, set)
+		return report, wait, err
+	}
+	r.set, r.mistakes = set, nil
+	wait, err = r.pass(ctx, true)
+	return r.Report(), wait, err
 }
 
 // foresee says what would become of these files.
