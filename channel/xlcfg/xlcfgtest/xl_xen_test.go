@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,7 +17,7 @@ import (
 
 var (
 	recordFlag = flag.Bool("record", false, "print verdicts.txt instead of checking it")
-	fresh      = flag.Int("fresh", 0, "judge so many new configurations instead of the cases")
+	fresh      = flag.Int("fresh", 0, "judge so many new configurations and damaged cases instead")
 	seed       = flag.Uint64("seed", 2, "of the new ones")
 )
 
@@ -92,8 +93,14 @@ func newRecord(cases []Case) string {
 // without Xen can compare with it; here xl itself is compared with both.
 func TestXL(t *testing.T) {
 	if *fresh > 0 {
+		known := Cases(t)
+		g := generator{rand.New(rand.NewPCG(*seed, 1))}
 		for i, text := range generate(*seed, *fresh) {
-			c := Case{Name: fmt.Sprint("fresh/", i), Source: []byte(head + text)}
+			src := head + text
+			if i%2 == 1 {
+				src = g.damage(g.damage(string(known[g.IntN(len(known))].Source)))
+			}
+			c := Case{Name: fmt.Sprint("fresh/", i), Source: []byte(src)}
 			c.XL = askXL(t, c.Source)
 			c.Judge(t, stock(c.Source))
 		}
