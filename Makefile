@@ -7,7 +7,7 @@ FUZZTIME ?= 30s
 
 # What the tests talk to: C clients of xenstore, a guest agent, socat, systemd, libvirt's parser; and
 # what boots real Xen. gcc is for the race detector alone.
-DEBS := xenstore-utils qemu-guest-agent socat gcc libc6-dev qemu-system-x86 xz-utils systemd systemd-container libvirt-clients libxml2-utils curl groff-base
+DEBS := xenstore-utils qemu-guest-agent socat gcc libc6-dev qemu-system-x86 xz-utils systemd libvirt-clients libxml2-utils curl groff-base
 
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 

@@ -14,13 +14,23 @@ import (
 func run(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	if _, err := exec.LookPath(name); err != nil {
-		t.Fatalf("this test needs %s: apt-get install --no-install-recommends systemd systemd-container (%v)", name, err)
+		t.Fatalf("this test needs %s: apt-get install --no-install-recommends systemd (%v)", name, err)
 	}
 	out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}
 	return string(out)
+}
+
+// TestMain reads what the tools read, so that go test knows when it has changed.
+func TestMain(m *testing.M) {
+	for _, file := range []string{"xenchan.service", "xenchan.sysusers", "xenchan.rules", "xenchan.toml", "../Makefile"} {
+		if _, err := os.ReadFile(file); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(m.Run())
 }
 
 // maxExposure is the worst that systemd may say of the unit, of 10.

@@ -111,7 +111,7 @@ type key struct {
 func checkDaemon(ctx context.Context, r *report, h Host) (map[key]daemon.Status, bool) {
 	rows, err := daemon.Query(ctx, h.RunDir)
 	if err != nil {
-		r.add("no-daemon", Failed, "start it: xenchan daemon", "%v", err)
+		r.add("no-daemon", Failed, startDaemon(h), "%v", err)
 		return nil, false
 	}
 	r.add("daemon", OK, "", "the daemon answers and serves %d channels", len(rows))

@@ -3,9 +3,25 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"os"
 
 	"github.com/xenchan/xenchan/internal/daemon"
 )
+
+// unitFiles are where the daemon's unit may be (systemd.unit(5)).
+var unitFiles = []string{"/etc/systemd/system/xenchan.service", "/usr/local/lib/systemd/system/xenchan.service", "/usr/lib/systemd/system/xenchan.service"}
+
+// startDaemon is how to start the daemon of a host.
+func startDaemon(h Host) string {
+	if !h.Embedded {
+		for _, f := range unitFiles {
+			if _, err := os.Stat(f); err == nil {
+				return "start it: systemctl start xenchan; `journalctl -u xenchan` says why it does not run"
+			}
+		}
+	}
+	return "start it: xenchan daemon"
+}
 
 // checkProcess looks at what the daemon may do and has room for.
 func checkProcess(ctx context.Context, r *report, h Host) {

@@ -30,7 +30,7 @@ func explain(err error) error {
 	}
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w: try again as root", err)
+		return fmt.Errorf("%w: try again as root, or as a user whose group has the device (docs/install.md)", err)
 	case !OnXen():
 		return fmt.Errorf("%w: this machine is not a Xen domain", err)
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV) || errors.Is(err, syscall.ENXIO):
