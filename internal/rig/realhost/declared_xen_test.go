@@ -128,7 +128,7 @@ func TestDeclared_beforeTheGuestRuns(t *testing.T) {
 }
 
 // A domain that migrates has its declared channel on the host that it comes to,
-// here the same one. Debian's Xen has no shadow paging, so a PV guest cannot.
+// here the same one. A PV guest cannot on Debian's Xen (EOPNOTSUPP).
 func TestDeclared_migration(t *testing.T) {
 	startDaemon(t).ready()
 	declare(t, "TestDecl*", "a.toml", "connection=socket,name="+declaredName)
