@@ -186,7 +186,7 @@ func (d *device) serve(ctx context.Context) error {
 	if !d.spool.resumed {
 		d.keep.dropAll() // of another channel, or of bytes that are lost
 	}
-	d.pipes = openPipes(d.spool.Log, d.keep)
+	d.pipes = openPipes(d.spool.Log, d.keep.take(keptIn), d.keep.take(keptOut), d.keep)
 	defer d.pipes.close()
 	d.mu.Lock()
 	d.serving = true

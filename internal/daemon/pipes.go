@@ -20,10 +20,11 @@ type pipes struct {
 	keep    keep
 }
 
-// openPipes takes over the pipes of an earlier daemon, if there are any.
-func openPipes(log *spool.Log, k keep) *pipes {
+// openPipes takes over the pipes of an earlier daemon; their handles are nil if
+// there are none.
+func openPipes(log *spool.Log, in, out *sys.Handle, k keep) *pipes {
 	p := &pipes{log: log, keep: k}
-	p.in = p.resume(keptIn, func(in *sys.Pipe, held int) error {
+	p.in = p.resume(keptIn, in, func(in *sys.Pipe, held int) error {
 		rest, err := log.Inbox().Resume(held)
 		if err == nil {
 			err = p.fill(in, rest)
@@ -33,7 +34,7 @@ func openPipes(log *spool.Log, k keep) *pipes {
 	if p.in == nil {
 		log.Inbox().Restart()
 	}
-	p.out = p.resume(keptOut, func(_ *sys.Pipe, held int) error { return log.Reload(held) })
+	p.out = p.resume(keptOut, out, func(_ *sys.Pipe, held int) error { return log.Reload(held) })
 	if p.out == nil {
 		log.Unload()
 	}
@@ -41,8 +42,7 @@ func openPipes(log *spool.Log, k keep) *pipes {
 }
 
 // resume is a pipe of an earlier daemon, nil if there is none or it cannot be used.
-func (p *pipes) resume(what string, with func(pipe *sys.Pipe, held int) error) *sys.Pipe {
-	h := p.keep.take(what)
+func (p *pipes) resume(what string, h *sys.Handle, with func(pipe *sys.Pipe, held int) error) *sys.Pipe {
 	if h == nil {
 		return nil
 	}
