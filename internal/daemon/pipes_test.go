@@ -205,3 +205,42 @@ func TestPipes_strange(t *testing.T) {
 		t.Errorf("%v, %v", more, err)
 	}
 }
+
+// Where nobody has kept the pipes, the client is gone too. The next one gets what was
+// in the pipe, all of it; for the guest there is what was complete.
+func TestPipes_lost(t *testing.T) {
+	want := testPattern(30_000)
+	l := newLife(t)
+	l.log.Append(want, 0)
+	n, err := l.out.Write(l.log.Peek())
+	l.check(err)
+	l.log.Load(n)
+	n, err = l.client.WriteFrom(l.out)
+	l.check(err)
+	l.log.Advance(n / 2) // it was killed before it could say more
+	got := make([]byte, n)
+	_, err = io.ReadFull(l.peer, got)
+	l.check(err)
+	copy(l.log.Inbox().Begin(5), "whole")
+	l.log.Inbox().Ready()
+
+	l.log, err = spool.Open(l.memory, 100_000, spool.DropOldest, "")
+	l.check(err)
+	p := openPipes(l.log, nil, nil, keep{log: slog.New(slog.DiscardHandler)})
+	defer p.close()
+	l.check(p.ensure())
+	if next := l.log.Inbox().Next(); string(next) != "whole" {
+		t.Errorf("for the guest there is %q", next)
+	}
+	go func() {
+		for more, err := p.load(); more && err == nil; more, err = p.load() {
+			n, _ := l.client.WriteFrom(p.out)
+			l.log.Advance(n)
+		}
+		l.client.Close()
+	}()
+	again, err := io.ReadAll(l.peer)
+	if l.check(err); !bytes.Equal(again, want[n/2:]) || !bytes.Equal(got, want[:n]) {
+		t.Errorf("%d bytes came, and %d after that", len(got), len(again))
+	}
+}
