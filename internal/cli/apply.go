@@ -67,7 +67,7 @@ over those that have an error.`,
 		},
 	}
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "only say what would become of each channel")
-	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "`TIME` to wait at most, as 10s or 2m; the daemon goes on after it")
+	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "`TIME` to wait at most; the daemon goes on after it")
 	return cmd
 }
 
