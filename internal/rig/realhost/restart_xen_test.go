@@ -23,7 +23,8 @@ import (
 )
 
 // talk repeats one text until it is told to stop, and says how often it did.
-const talk = `printf '%s\n' 'stty raw -echo <&1' 'n=0' \
+const talk = `rm -f /tmp/stop /tmp/rounds
+printf '%s\n' 'stty raw -echo <&1' 'n=0' \
   'while [ ! -e /tmp/stop ]; do seq 20000 | cat; n=$((n+1)); done' \
   'echo $n >/tmp/rounds.new; mv /tmp/rounds.new /tmp/rounds' >/tmp/talk
 sh /tmp/talk >/dev/hvc1 2>/dev/null </dev/null &`

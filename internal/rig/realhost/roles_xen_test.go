@@ -54,6 +54,7 @@ func TestAgent_qemuGA(t *testing.T) {
 		expect(t, answers, `{"return":{}}`)
 		c.Close()
 	}
+	g.Run("killall qemu-ga")
 }
 
 // expect skips lines until the wanted one, which is JSON.
