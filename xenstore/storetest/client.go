@@ -22,12 +22,13 @@ type client struct {
 	stream  io.ReadWriteCloser
 	in      chan wire.Message // closed when the stream ends
 	nextID  uint32
+	window  int      // requests that many has under way
 	events  []string // payloads not yet asked for
 	arrived []string // what the last do saw: "event PAYLOAD" and "reply", in order
 }
 
 func newClient(t *testing.T, stream io.ReadWriteCloser, name string) *client {
-	c := &client{t: t, name: name, stream: stream, in: make(chan wire.Message, 4096), nextID: 1}
+	c := &client{t: t, name: name, stream: stream, in: make(chan wire.Message, 4096), nextID: 1, window: 8}
 	done := make(chan struct{})
 	go func() { // stopped by closing the stream, joined by the cleanup
 		defer close(done)
@@ -91,15 +92,14 @@ func (c *client) do(typ wire.Type, tx uint32, payload string) string {
 	return c.reply(c.send(typ, tx, payload), typ, tx, payload)
 }
 
-// many makes requests, a few of which are under way at once, and returns the
-// replies: a round trip to a guest on real Xen takes a hundredth of a second.
+// many makes requests, c.window of which are under way at once, and returns the
+// replies.
 func (c *client) many(typ wire.Type, tx uint32, payloads []string) []string {
 	c.t.Helper()
-	const window = 8
 	first, sent := c.nextID, 0
 	replies := make([]string, len(payloads))
 	for i, p := range payloads {
-		for ; sent < min(i+window, len(payloads)); sent++ {
+		for ; sent < min(i+c.window, len(payloads)); sent++ {
 			c.send(typ, tx, payloads[sent])
 		}
 		replies[i] = c.reply(first+uint32(i), typ, tx, p)

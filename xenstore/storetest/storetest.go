@@ -111,6 +111,7 @@ func (s suite) guest(t *testing.T, c *client, dir string) guest {
 	t.Helper()
 	dom, stream := s.Guest(t)
 	g := guest{newClient(t, stream, "domain "+dom.String()), dom, dir + "/home" + dom.String()}
+	g.window = 1 // a real guest's kernel mixes up the replies of requests that come together
 	c.ok(wire.Mkdir, g.home+"\x00")
 	c.ok(wire.SetPerms, fmt.Sprintf("%s\x00n%d\x00", g.home, dom))
 	return g
