@@ -56,7 +56,7 @@ func (t *Toolstack) offer(ctx context.Context, c Channel) error {
 		if v.Get(p.backend+"/online") != "1" || v.Err() != nil {
 			return v.Err() // it was detached meanwhile
 		}
-		w := writer{tx.Pipeline()}
+		w := writer{tx.Pipeline(), c.Type}
 		w.frontend(p, dom, backend, c.DevID, channel.Spec{Name: c.Name, Connection: c.Connection})
 		w.set(p.frontend, nil, "tty", c.TTY)
 		// The backend has seen its frontend go and says Closed, which a guest

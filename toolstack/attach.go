@@ -28,19 +28,31 @@ func (t *Toolstack) Attach(ctx context.Context, d Domain, spec channel.Spec) (Ch
 	return t.attach(ctx, d, spec, attached)
 }
 
-// attached is the mark of a channel that somebody made by hand.
-var attached = []string{Origin, string(channel.OriginAttached)}
+// AttachStock is [Toolstack.Attach] for a channel that libxl should have made: it
+// belongs to whoever is the domain's device model.
+func (t *Toolstack) AttachStock(ctx context.Context, d Domain, spec channel.Spec) (Channel, error) {
+	return t.attach(ctx, d, spec, made{kind: StockType})
+}
 
-func (t *Toolstack) attach(ctx context.Context, d Domain, spec channel.Spec, mark []string) (Channel, error) {
-	if err := t.write(ctx, d, spec, mark); err != nil {
+// made says how a channel comes to be: the type of its frontend, and the nodes in
+// /libxl that say who made it.
+type made struct {
+	kind string
+	mark []string
+}
+
+// attached is a channel that somebody made by hand.
+var attached = made{Type, []string{Origin, string(channel.OriginAttached)}}
+
+func (t *Toolstack) attach(ctx context.Context, d Domain, spec channel.Spec, how made) (Channel, error) {
+	if err := t.write(ctx, d, spec, how); err != nil {
 		return Channel{}, err
 	}
 	return t.Find(ctx, d, spec.Name)
 }
 
-// write writes a channel's nodes, and adds a mark, which says who made it, to
-// what is in /libxl.
-func (t *Toolstack) write(ctx context.Context, d Domain, spec channel.Spec, mark []string) error {
+// write writes a channel's nodes.
+func (t *Toolstack) write(ctx context.Context, d Domain, spec channel.Spec, how made) error {
 	backend, err := t.prepare(ctx, d, &spec)
 	if err == nil {
 		err = t.Store.Tx(ctx, func(tx *xenstore.Tx) error {
@@ -49,9 +61,9 @@ func (t *Toolstack) write(ctx context.Context, d Domain, spec channel.Spec, mark
 				return err
 			}
 			p := devicePaths(d.ID, backend, devid)
-			w := writer{tx.Pipeline()}
+			w := writer{tx.Pipeline(), how.kind}
 			w.device(p, d.ID, backend, devid, spec)
-			w.set(p.libxl, nil, mark...)
+			w.set(p.libxl, nil, how.mark...)
 			return w.Wait(ctx)
 		})
 	}
@@ -153,7 +165,10 @@ func freeDevid(ctx context.Context, tx *xenstore.Tx, d Domain, spec channel.Spec
 }
 
 // writer writes the nodes of devices, without waiting for each.
-type writer struct{ *xenstore.Pipeline }
+type writer struct {
+	*xenstore.Pipeline
+	kind string // the frontend's type
+}
 
 func (w writer) set(dir string, perms wire.Perms, pairs ...string) {
 	for i := 0; i < len(pairs); i += 2 {
@@ -204,7 +219,7 @@ func (w writer) frontend(p paths, dom, backend xen.DomID, devid int, spec channe
 	}
 	w.dir(p.frontend, ownedBy(dom, backend))
 	w.set(p.frontend, nil, "backend", p.backend, "backend-id", backend.String(), "state", xenbus.Initialising.Decimal(), "protocol", "vt100")
-	w.set(p.frontend, ownedBy(backend, dom), "name", spec.Name, "limit", limit, "type", Type, "output", output, "tty", "")
+	w.set(p.frontend, ownedBy(backend, dom), "name", spec.Name, "limit", limit, "type", w.kind, "output", output, "tty", "")
 }
 
 // ownedBy is the rights of a node that belongs to one domain and that another reads.

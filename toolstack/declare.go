@@ -19,9 +19,9 @@ const (
 
 // Declare is [Toolstack.Attach] for a channel that a drop-in file declares.
 func (t *Toolstack) Declare(ctx context.Context, d Domain, spec channel.Spec, file string) (Channel, error) {
-	return t.attach(ctx, d, spec, []string{
+	return t.attach(ctx, d, spec, made{Type, []string{
 		Origin, string(channel.OriginDeclared), DeclaredIn, file, DeclaredAs, spec.String(),
-	})
+	}})
 }
 
 // Redeclare notes that another file declares a channel now.

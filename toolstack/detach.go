@@ -51,7 +51,7 @@ func (t *Toolstack) unplug(ctx context.Context, c Channel) error {
 		if n.Err() != nil || n.Get(c.Backend+"/frontend") == "" {
 			return n.Err()
 		}
-		w := writer{tx.Pipeline()}
+		w := writer{tx.Pipeline(), c.Type}
 		w.set(c.Backend, nil, "online", "0", "state", xenbus.Closing.Decimal())
 		return w.Wait(ctx)
 	})

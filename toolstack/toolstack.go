@@ -26,6 +26,20 @@ import (
 // primary consoles alone, and Linux does not look.
 const Type = "xenchan"
 
+// StockType is that of consoles which libxl leaves to a QEMU.
+const StockType = "ioemu"
+
+// StandIn is the node with which a device model of ours says who serves the stock
+// consoles of a domain: the daemon, if it is [HandedOver]. It is beside libxl's
+// nodes of the device model, and goes with them. home is that of the domain where
+// they are served.
+func StandIn(home string, dom xen.DomID) string {
+	return fmt.Sprintf("%s/device-model/%v/xenchan", home, dom)
+}
+
+// HandedOver is the value of the node [StandIn] for consoles that are the daemon's.
+const HandedOver = "daemon"
+
 // Instance is the backend's node with a text that no other attached channel has
 // or had, so that a channel that takes the place of another can be told from it.
 const Instance = "instance"

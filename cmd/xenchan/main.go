@@ -4,10 +4,15 @@ package main
 import (
 	"context"
 	"os"
+	"path/filepath"
 
 	"github.com/xenchan/xenchan/internal/cli"
 )
 
 func main() {
-	os.Exit(cli.Main(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	run := cli.Main
+	if filepath.Base(os.Args[0]) == cli.DeviceModelName {
+		run = cli.DeviceModel
+	}
+	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }

@@ -19,6 +19,9 @@ func TestMain(m *testing.M) {
 		"xenchan": func() {
 			os.Exit(Main(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 		},
+		DeviceModelName: func() {
+			os.Exit(DeviceModel(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+		},
 	})
 }
 

@@ -53,6 +53,9 @@ type Config struct {
 	RunDir string
 	// Descriptors outlive this daemon. Nil means that none do.
 	Descriptors *fdstore.Store
+	// DeviceModel, if it is not 0, is the one domain whose stock consoles are
+	// served, and nothing else, in the place of its QEMU.
+	DeviceModel xen.DomID
 	// Ready is called once every channel that was there at the start is served.
 	Ready func()
 	// Beside, if set, runs for as long as the daemon has RunDir to itself.
@@ -76,7 +79,8 @@ type Config struct {
 // Daemon serves channels. Run owns one goroutine for each device.
 type Daemon struct {
 	Config
-	root   string // of the backends, in this domain's home
+	self   string // this domain's home
+	root   string // of the backends in it
 	spools *spools
 	events *hub
 	group  *errgroup.Group
@@ -95,11 +99,12 @@ func Run(ctx context.Context, c Config) error {
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
-	self, err := d.Store.Read(ctx, "domid")
+	domid, err := d.Store.Read(ctx, "domid")
 	if err != nil {
 		return fmt.Errorf("ask xenstore which domain this is: %w", err)
 	}
-	d.root = "/local/domain/" + self + "/backend/console"
+	d.self = "/local/domain/" + domid
+	d.root = d.self + "/backend/console"
 	lock, err := d.lockRunDir()
 	if err != nil {
 		return err

@@ -135,18 +135,27 @@ func (d *device) readSpec(ctx context.Context) (invalid, err error) {
 }
 
 // identify finds out whether the device is ours. A toolstack that does not use
-// a transaction may write the frontend after the backend; its type is awaited.
+// a transaction may write the frontend after the backend; its type is awaited. So
+// is a device model that hands a stock console over.
 func (d *device) identify(ctx context.Context) (mine bool, err error) {
 	err = d.daemon.Store.WaitUntil(ctx, func(r xenstore.Reader) (bool, error) {
 		v := xenstore.NewValues(ctx, r)
 		kind, ok := v.Lookup(d.frontend + "/type")
 		d.instance = v.Get(d.dir + "/" + toolstack.Instance)
 		exists := v.Get(d.dir+"/frontend") == d.frontend
-		mine = exists && kind == toolstack.Type
-		if !ok && exists {
+		stock := kind == toolstack.StockType
+		switch d.daemon.DeviceModel {
+		case 0:
+			mine = kind == toolstack.Type || stock && v.Get(toolstack.StandIn(d.daemon.self, d.dom)) == toolstack.HandedOver
+		default:
+			mine = stock && d.dom == d.daemon.DeviceModel
+		}
+		mine = mine && exists
+		decided := !exists || mine || ok && !stock
+		if !decided {
 			d.settle() // nothing to serve yet
 		}
-		return ok || !exists, v.Err()
+		return decided, v.Err()
 	})
 	return mine, err
 }

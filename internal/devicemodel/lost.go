@@ -1,0 +1,93 @@
+package devicemodel
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/xenchan/xenchan/channel/convert"
+)
+
+// How long libxl may need to finish a domain, and how often that is looked at: it
+// writes down what the domain is made of when it has made it.
+const (
+	finishWithin = 5 * time.Minute
+	finishPoll   = 100 * time.Millisecond
+)
+
+// lost is the channel for which libxl has made no device: xl of Xen 4.17, and
+// before 4.18.5, 4.19.2 and 4.20.1, gives the first channel the number of the
+// primary console, which libxl then refuses without ending the creation. But it
+// gives its device model the chardev.
+func (r Request) lost() bool {
+	for _, c := range r.Chardevs {
+		if id, ok := c.DevID(); ok && id == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// restoreLost makes the missing device. Its name is not on the command line, but
+// in what libxl keeps about the domain.
+func (m *model) restoreLost(ctx context.Context) error {
+	if !m.lost() {
+		return nil
+	}
+	soon, cancel := context.WithTimeout(ctx, finishWithin)
+	defer cancel()
+	file, text, err := m.libxlConfig(soon)
+	if err != nil {
+		return fmt.Errorf("libxl has lost the first channel, and what it was is not known: %w", err)
+	}
+	config, err := convert.Parse(file, text)
+	if err != nil {
+		return err
+	}
+	channels, _, err := config.Channels()
+	if err != nil {
+		return err
+	}
+	if len(channels) == 0 {
+		return fmt.Errorf("%s has no channels", file)
+	}
+	spec := channels[0].Spec
+	all, err := m.tools.Channels(ctx, m.domain)
+	if err != nil {
+		return err
+	}
+	for _, c := range all {
+		if c.Name == spec.Name {
+			return nil // by an earlier device model of this domain
+		}
+	}
+	c, err := m.tools.AttachStock(ctx, m.domain, spec)
+	if err != nil {
+		return err
+	}
+	m.Log.Info("libxl had lost a channel, which is there now", "channel", c.Name, "devid", c.DevID)
+	return m.tools.Announce(ctx, c)
+}
+
+// libxlConfig waits for the file in which libxl keeps the domain's configuration.
+func (m *model) libxlConfig(ctx context.Context) (name string, text []byte, err error) {
+	pattern := filepath.Join(m.UserData, fmt.Sprintf("userdata-d.%v.*.libxl-json", m.DomID))
+	for {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			return "", nil, err
+		}
+		if len(files) > 0 {
+			text, err := os.ReadFile(files[0])
+			return files[0], bytes.TrimRight(text, "\x00"), err // it is a C string
+		}
+		select {
+		case <-time.After(finishPoll):
+		case <-ctx.Done():
+			return "", nil, fmt.Errorf("%s: %w", pattern, ctx.Err())
+		}
+	}
+}

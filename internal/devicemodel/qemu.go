@@ -1,0 +1,51 @@
+package devicemodel
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/xenchan/xenchan/xenstore"
+)
+
+// served are the kinds of backends, as in their path, that only a QEMU serves.
+var served = []string{"qdisk", "vfb", "9pfs", "qusb", "virtio_disk"}
+
+// NeedsQEMU says why a domain must have a real QEMU, or "" if its channels are all
+// that it has one for. Libxl has written all its devices before it starts one.
+func NeedsQEMU(ctx context.Context, r xenstore.Reader, req Request) (why string, err error) {
+	if req.Probe {
+		return "", nil
+	}
+	if req.Machine != machinePV {
+		return fmt.Sprintf("it is to emulate the machine %q", req.Machine), nil
+	}
+	v := xenstore.NewValues(ctx, r)
+	root := fmt.Sprintf("/libxl/%v/device", req.DomID)
+	for _, kind := range v.List(root) {
+		for _, dev := range v.List(root + "/" + kind) {
+			backend := v.Get(fmt.Sprintf("%s/%s/%s/backend", root, kind, dev))
+			rest, ok := strings.CutPrefix(backend, "/local/domain/0/backend/")
+			if !ok {
+				continue // another domain's
+			}
+			by, _, _ := strings.Cut(rest, "/")
+			if slices.Contains(served, by) || by == "vkbd" && v.Get(backend+"/backend-type") == "qemu" {
+				return fmt.Sprintf("only QEMU serves its device %s/%s (%s)", kind, dev, by), v.Err()
+			}
+		}
+	}
+	return "", v.Err()
+}
+
+// QEMUs are the places where distributions have Xen's QEMU, the first that is
+// there counts.
+var QEMUs = []string{
+	"/usr/lib/xen/bin/qemu-system-i386",       // Xen's own
+	"/usr/libexec/xen/bin/qemu-system-i386",   // Fedora
+	"/usr/libexec/xen-qemu-system-i386",       // Debian
+	"/usr/local/lib/xen/bin/qemu-system-i386", // Xen from its sources
+	"/usr/bin/qemu-system-i386",
+	"/usr/bin/qemu-system-x86_64",
+}

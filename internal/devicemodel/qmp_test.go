@@ -1,0 +1,111 @@
+package devicemodel
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// talk starts a QMP server and returns a client that has read its greeting.
+func talk(t *testing.T) (ask func(string) string, quit chan struct{}) {
+	t.Helper()
+	quit = make(chan struct{}, 1)
+	q := &qmp{
+		chardevs: func() []chardevInfo { return []chardevInfo{{"libxl-channel1", "pty:/dev/pts/7", true}} },
+		quit:     func() { quit <- struct{}{} }, log: slog.New(slog.DiscardHandler),
+	}
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "qmp"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- q.serve(ctx, l) }()
+	conn, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		conn.Close()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	r := bufio.NewReader(conn)
+	read := func() string {
+		line, err := r.ReadString('\n')
+		if err != nil {
+			return err.Error()
+		}
+		if !strings.HasSuffix(line, "\r\n") {
+			t.Errorf("line without CRLF: %q", line)
+		}
+		return strings.TrimSpace(line)
+	}
+	var hello struct {
+		QMP struct {
+			Version struct {
+				QEMU map[string]int `json:"qemu"`
+			} `json:"version"`
+			Capabilities []string `json:"capabilities"`
+		}
+	}
+	if err := json.Unmarshal([]byte(read()), &hello); err != nil || hello.QMP.Version.QEMU["major"] == 0 || hello.QMP.Capabilities == nil {
+		t.Fatalf("greeting: %+v, %v", hello, err)
+	}
+	return func(s string) string {
+		if _, err := fmt.Fprint(conn, s); err != nil {
+			return err.Error()
+		}
+		return read()
+	}, quit
+}
+
+// The conversation that libxl of 4.17 holds before it goes on with a domain, its
+// numbers included, and what else libxl and people may ask for.
+func TestQMP(t *testing.T) {
+	ask, quit := talk(t)
+	for _, step := range [][2]string{
+		{`{"execute":"query-chardev","id":1}`, `{"error":{"class":"CommandNotFound","desc":"Expecting capabilities negotiation with 'qmp_capabilities'"},"id":1}`},
+		{"{\"execute\":\"qmp_capabilities\",\"id\":2020372736}\r\n", `{"return":{},"id":2020372736}`},
+		{"{\"execute\":\"query-chardev\",\"id\":2020372737}\r\n", `{"return":[{"label":"libxl-channel1","filename":"pty:/dev/pts/7","frontend-open":true}],"id":2020372737}`},
+		{`{"execute":"query-command-line-options"}`, `{"return":[]}`},
+		{`{"execute":"query-status","id":"text"}`, `{"return":{"running":true,"singlestep":false,"status":"running"},"id":"text"}`},
+		{`{"execute":"device_add","arguments":{"driver":"x"},"id":3}`, `{"error":{"class":"CommandNotFound","desc":"The command device_add has not been found"},"id":3}`},
+		{`{"execute":"cont"}`, `{"return":{}}`},
+	} {
+		if diff := cmp.Diff(step[1], ask(step[0])); diff != "" {
+			t.Errorf("%s: -want +got\n%s", step[0], diff)
+		}
+	}
+	for _, name := range commands[1:] {
+		if name == "quit" {
+			continue
+		}
+		if got := ask(fmt.Sprintf(`{"execute":%q}`, name)); !strings.HasPrefix(got, `{"return":`) {
+			t.Errorf("%s, which query-commands lists: %s", name, got)
+		}
+	}
+	if got := ask(`{"execute":"quit"}`); got != `{"return":{}}` {
+		t.Errorf("quit: %s", got)
+	}
+	<-quit
+}
+
+func TestQMP_nonsense(t *testing.T) {
+	for _, text := range []string{"nonsense\n", `{"execute":7}`, strings.Repeat(" ", maxMessage) + "{}"} {
+		ask, _ := talk(t)
+		if got := ask(text); !strings.Contains(got, "Invalid JSON") && got != "EOF" && !strings.Contains(got, "reset") && !strings.Contains(got, "broken pipe") {
+			t.Errorf("%.20q: %s", text, got)
+		}
+	}
+}
