@@ -16,10 +16,14 @@ BUILD := $(GO) build -trimpath -ldflags '-s -w'
 
 .PHONY: all demo deps check test test-fast test-xen xen-c xen-o bench bench-once fuzz lint cross install clean man
 
-all: bin/xenchan
+all: bin/xenchan bin/xenchan-dm
 
 bin/xenchan: FORCE
 	$(BUILD) -o $@ ./cmd/xenchan
+
+# The same program, which goes by the name that it is started with.
+bin/xenchan-dm: bin/xenchan
+	ln -sf xenchan $@
 
 bin/rigctl: FORCE
 	$(BUILD) -o $@ ./internal/rig/rigctl
@@ -104,6 +108,7 @@ BINARY ?= bin/xenchan
 install:
 	@test -x $(BINARY) || { echo "$(BINARY) is missing: run make first" >&2; exit 1; }
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/xenchan
+	ln -sf xenchan $(DESTDIR)$(PREFIX)/bin/xenchan-dm
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed '/^ExecStart=/s|/usr/bin|$(PREFIX)/bin|; s|/etc/xenchan|$(SYSCONFDIR)/xenchan|' packaging/xenchan.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/xenchan.service
 	chmod 644 $(DESTDIR)$(PREFIX)/lib/systemd/system/xenchan.service

@@ -53,6 +53,15 @@ const maxStatus = 64 << 20
 
 func statusPath(runDir string) string { return filepath.Join(runDir, "daemon.sock") }
 
+// UID is the user that the daemon of a run directory runs as.
+func UID(runDir string) (uint32, error) {
+	info, err := os.Stat(statusPath(runDir))
+	if err != nil {
+		return 0, err
+	}
+	return info.Sys().(*syscall.Stat_t).Uid, nil
+}
+
 // lockRunDir sees to it that there is one daemon for a RunDir. The lock ends
 // with the process, however it ends.
 func (d *Daemon) lockRunDir() (io.Closer, error) {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -139,6 +140,14 @@ func (m *model) serve(ctx context.Context) error {
 		m.Log.Info("no daemon runs: serving the consoles of this domain alone", "domid", m.DomID)
 		return m.serveAlone(ctx)
 	}
+	path, err := m.forbidden(ctx)
+	if err != nil {
+		return err
+	}
+	if path != "" {
+		m.Log.Info("the daemon may not make a socket: serving the consoles of this domain alone", "domid", m.DomID, "path", path)
+		return m.serveAlone(ctx)
+	}
 	if err := m.set("xenchan", toolstack.HandedOver); err != nil {
 		return err
 	}
@@ -147,6 +156,29 @@ func (m *model) serve(ctx context.Context) error {
 	}
 	m.Log.Info("the daemon serves the consoles of this domain", "domid", m.DomID)
 	return m.ready()
+}
+
+// forbidden is the path of a channel where the daemon has no right to make a
+// socket: libxl runs as root, and the daemon better does not.
+func (m *model) forbidden(ctx context.Context) (path string, err error) {
+	uid, err := daemon.UID(m.RunDir)
+	if err != nil || uid == 0 {
+		return "", err
+	}
+	channels, err := m.stock(ctx)
+	for _, c := range channels {
+		if c.Connection != channel.Socket {
+			continue
+		}
+		dir, err := os.Stat(filepath.Dir(c.Path))
+		if err != nil {
+			return c.Path, nil
+		}
+		if dir.Sys().(*syscall.Stat_t).Uid != uid && dir.Mode().Perm()&0o002 == 0 {
+			return c.Path, nil
+		}
+	}
+	return "", err
 }
 
 // serveAlone is a daemon for one domain, with a run directory of its own.
