@@ -20,6 +20,7 @@ import (
 
 	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/internal/daemon"
+	"github.com/xenchan/xenchan/internal/fdstore"
 	"github.com/xenchan/xenchan/internal/rig/xlguest"
 	"github.com/xenchan/xenchan/toolstack"
 	"github.com/xenchan/xenchan/xenstore"
@@ -33,6 +34,8 @@ type host struct {
 	cmd *exec.Cmd
 	log bytes.Buffer
 	as  *syscall.Credential // nil: as root
+	// manager keeps the descriptors of one daemon for the next; nil: nobody does.
+	manager *fdstore.Manager
 }
 
 func startDaemon(t *testing.T) *host {
@@ -64,6 +67,13 @@ func (h *host) start() {
 	if h.as != nil {
 		h.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: h.as}
 		h.cmd.Env = append(os.Environ(), "XENSTORED_PATH=/dev/xen/xenbus")
+	}
+	if h.manager != nil {
+		started, err := h.manager.Equip(h.cmd)
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		defer started()
 	}
 	if err := h.cmd.Start(); err != nil {
 		h.t.Fatal(err)
