@@ -55,11 +55,17 @@ type host struct {
 // start starts a host and waits until all is ready.
 func start(t *testing.T, domains ...sim.Domain) *host {
 	t.Helper()
+	return startBy(t, []string{xenchan(t)}, domains...)
+}
+
+// startBy starts a host whose processes are begun with a command line of one's own.
+func startBy(t *testing.T, command []string, domains ...sim.Domain) *host {
+	t.Helper()
 	h := &host{t: t, dir: t.TempDir()}
 	var said buffer
 	var err error
 	h.Host, err = sim.Start(t.Context(), sim.Config{
-		Dir: h.dir, Domains: domains, Daemon: true, Command: []string{xenchan(t)}, Stderr: &said,
+		Dir: h.dir, Domains: domains, Daemon: true, Command: command, Stderr: &said,
 	})
 	h.check(err)
 	t.Cleanup(func() {

@@ -22,7 +22,8 @@ import (
 )
 
 // listen keeps what comes.
-const listen = `printf '%s\n' 'stty raw -echo' 'touch /tmp/listens' 'exec cat' >/tmp/listen
+const listen = `rm -f /tmp/listens
+printf '%s\n' 'stty raw -echo' 'touch /tmp/listens' 'exec cat' >/tmp/listen
 sh /tmp/listen </dev/hvc2 >/tmp/heard 2>/dev/null &
 for i in $(seq 500); do [ -e /tmp/listens ] && break; usleep 100000; done`
 
@@ -44,7 +45,6 @@ func TestDaemon_restartsUnnoticed(t *testing.T) {
 	g := guest(t, xlguest.Config{})
 	down := dialChannel(t, attach(t, g.Name(), "connection=socket,name=org.example.down.0"))
 	up := dialChannel(t, attach(t, g.Name(), "connection=socket,name=org.example.up.0"))
-	g.Run("rm -f /tmp/stop /tmp/rounds")
 	g.Run(listen)
 	var text []byte
 	for i := range 20000 {
