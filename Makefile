@@ -14,7 +14,7 @@ GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 export CGO_ENABLED = 0
 BUILD := $(GO) build -trimpath -ldflags '-s -w'
 
-.PHONY: all demo deps check test test-fast test-xen xen-c xen-o bench bench-once fuzz lint cross install clean man
+.PHONY: all demo deps check test test-fast test-xen xen-c xen-o bench bench-once soak fuzz lint cross install clean man
 
 all: bin/xenchan bin/xenchan-dm
 
@@ -84,6 +84,12 @@ bench:
 # bench-once keeps the benchmarks from rotting.
 bench-once:
 	$(GO) test -run '^$$' -bench . -benchtime 1x $(PKGS) > /dev/null
+
+# soak kills KILLS daemons while clients and guests talk, with 256 MiB each way for a
+# thousand kills. It prints its seed; SEED= is that again. `make test` has 50 kills.
+soak: KILLS ?= 1000
+soak:
+	KILLS=$(KILLS) SEED=$(SEED) $(GO) test -count=1 -v -timeout 60m -run '^TestSoak' ./internal/e2e
 
 # fuzz runs every fuzz target of every package for FUZZTIME.
 fuzz:
