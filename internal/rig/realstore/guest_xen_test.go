@@ -79,7 +79,7 @@ func (p *guests) take(t *testing.T) (xen.DomID, io.ReadWriteCloser) {
 // its page.
 func (p *guests) connect(t *testing.T, g *xlguest.Guest, dom xen.DomID) io.ReadWriteCloser {
 	t.Helper()
-	out := g.Run("[ -e /tmp/relay.pid ] && kill $(cat /tmp/relay.pid); rm -f /tmp/relay.*\n" + roleVariable + "=" + roleRelay + " " + relayProgram + ` >/tmp/relay.out 2>&1 &
+	out := g.Run("[ -e /tmp/relay.pid ] && kill $(cat /tmp/relay.pid) 2>/dev/null; rm -f /tmp/relay.*\n" + roleVariable + "=" + roleRelay + " " + relayProgram + ` >/tmp/relay.out 2>&1 &
 echo $! >/tmp/relay.pid
 while kill -0 $! 2>/dev/null && ! grep -qs ready /tmp/relay.out; do usleep 20000; done
 cat /tmp/relay.out`)
