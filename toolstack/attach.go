@@ -55,16 +55,18 @@ func (t *Toolstack) attach(ctx context.Context, d Domain, spec channel.Spec, how
 func (t *Toolstack) write(ctx context.Context, d Domain, spec channel.Spec, how made) error {
 	backend, err := t.prepare(ctx, d, &spec)
 	if err == nil {
-		err = t.Store.Tx(ctx, func(tx *xenstore.Tx) error {
-			devid, err := freeDevid(ctx, tx, d, spec)
-			if err != nil {
-				return err
-			}
-			p := devicePaths(d.ID, backend, devid)
-			w := writer{tx.Pipeline(), how.kind}
-			w.device(p, d.ID, backend, devid, spec)
-			w.set(p.libxl, nil, how.mark...)
-			return w.Wait(ctx)
+		err = t.soon(ctx, func(ctx context.Context) error {
+			return t.Store.Tx(ctx, func(tx *xenstore.Tx) error {
+				devid, err := freeDevid(ctx, tx, d, spec)
+				if err != nil {
+					return err
+				}
+				p := devicePaths(d.ID, backend, devid)
+				w := writer{tx.Pipeline(), how.kind}
+				w.device(p, d.ID, backend, devid, spec)
+				w.set(p.libxl, nil, how.mark...)
+				return w.Wait(ctx)
+			})
 		})
 	}
 	if err != nil {

@@ -187,6 +187,14 @@ func TestAttach_whatTheGuestCanDo(t *testing.T) {
 			t.Errorf("the guest reads %s: %v", path, err)
 		}
 	}
+	for path, want := range map[string]string{
+		c.Frontend: "n5,r0", c.Frontend + "/state": "n5,r0", c.Frontend + "/name": "n0,r5", c.Frontend + "/tty": "n0,r5",
+		c.Backend: "n0,r5", c.Backend + "/name": "n0,r5",
+	} {
+		if perms, err := guest.Perms(ctx, path); err != nil || strings.Join(perms.Strings(), ",") != want {
+			t.Errorf("the guest sees the rights of %s as %v, %v; want %s", path, perms, err, want)
+		}
+	}
 	h.check(guest.Remove(ctx, c.Frontend))
 	if err := guest.Mkdir(ctx, c.Frontend); !errors.Is(err, fs.ErrPermission) {
 		t.Errorf("the guest makes its frontend anew: %v", err)

@@ -35,7 +35,15 @@ type Channel struct {
 //
 // There is no transaction: a guest could keep it from ever ending by writing to
 // its nodes all the time.
-func (t *Toolstack) Channels(ctx context.Context, d Domain) ([]Channel, error) {
+func (t *Toolstack) Channels(ctx context.Context, d Domain) (all []Channel, err error) {
+	err = t.soon(ctx, func(ctx context.Context) error {
+		all, err = t.channels(ctx, d)
+		return err
+	})
+	return all, err
+}
+
+func (t *Toolstack) channels(ctx context.Context, d Domain) ([]Channel, error) {
 	ids, err := devids(ctx, t.Store, d.ID)
 	if err != nil {
 		return nil, fmt.Errorf("list the channels of %v: %w", d, err)

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/xen"
@@ -77,7 +78,15 @@ func (d Domain) String() string {
 }
 
 // Domains lists the domains of the host in the order of their domids.
-func (t *Toolstack) Domains(ctx context.Context) ([]Domain, error) {
+func (t *Toolstack) Domains(ctx context.Context) (domains []Domain, err error) {
+	err = t.soon(ctx, func(ctx context.Context) error {
+		domains, err = t.domains(ctx)
+		return err
+	})
+	return domains, err
+}
+
+func (t *Toolstack) domains(ctx context.Context) ([]Domain, error) {
 	v := xenstore.NewValues(ctx, t.Store)
 	var domains []Domain
 	for _, s := range v.List("/local/domain") {
@@ -116,6 +125,22 @@ func (t *Toolstack) Resolve(ctx context.Context, want string) (Domain, error) {
 		hint = fmt.Sprintf(" (did you mean %s?)", near)
 	}
 	return Domain{}, fmt.Errorf("%w: %q%s", ErrNoDomain, want, hint)
+}
+
+// patience is how long xenstore may take for one step of a command. It needs
+// milliseconds, and a second when it has a lot to do.
+const patience = 30 * time.Second
+
+// soon runs a step that would not end while xenstore stands still, or refuses
+// every commit.
+func (t *Toolstack) soon(ctx context.Context, step func(context.Context) error) error {
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err := step(limited)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("xenstore has not done it within %v, look whether xenstored is well: %w", patience, err)
+	}
+	return err
 }
 
 // paths are the three directories of one console device.
