@@ -89,14 +89,20 @@ func TestDriverDomain(t *testing.T) {
 		}
 	}
 	back.Run("mkdir -p /run /dev/pts; mount -t devpts d /dev/pts 2>/dev/null; xenchan daemon --verbose >/tmp/log 2>&1 </dev/null &")
-	front := xlguest.Shared(t, xlguest.Config{})
+	// The backend by its name, from the boot; and by its domid, hot-plugged.
+	xenchan(t, "create", xlguest.WriteConfig(t, xlguest.Config{Name: "user", Extra: `channel = [ "connection=pty,name=org.example.d.0,backend=driver" ]`}))
+	front := xlguest.Adopt(t, "user")
+	front.Wait("GUEST UP", 2*time.Minute)
 	defer func() {
 		if t.Failed() {
 			t.Logf("daemon:\n%s", back.Run("cat /tmp/log"))
 			t.Logf("store:\n%s", xenstoreLS(t))
 		}
 	}()
-	tty := attach(t, front.Name(), "connection=pty,name=org.example.d.0,backend=driver")
+	tty := list(t, front.Name())["org.example.d.0"].TTY
+	if again := attach(t, front.Name(), "connection=pty,name=org.example.byid.0,backend="+back.DomID().String()); again == tty || again == "" {
+		t.Errorf("terminals %q and %q", tty, again)
+	}
 	echoAgent(front, "/dev/hvc1")
 	for i := range 3 {
 		word := fmt.Sprintf("hello-%d", i)
@@ -109,8 +115,12 @@ func TestDriverDomain(t *testing.T) {
 	if *c.State != 4 || c.BackendDomID != uint16(back.DomID()) {
 		t.Errorf("%+v", c)
 	}
+	if id := list(t, front.Name())["org.example.byid.0"]; *id.State != 4 || id.BackendDomID != uint16(back.DomID()) {
+		t.Errorf("%+v", id)
+	}
 	xenchan(t, "detach", front.Name(), "org.example.d.0")
-	if strings.Contains(xenstoreLS(t), "org.example.d.0") {
+	xenchan(t, "destroy", front.Name())
+	if left := xenstoreLS(t); strings.Contains(left, "org.example.d.0") || strings.Contains(left, "org.example.byid.0") {
 		t.Error("nodes are left behind")
 	}
 }
