@@ -69,6 +69,36 @@ func TestDocs(t *testing.T) {
 	}
 }
 
+// Every command that people see is shown at work on some page.
+func TestDocs_everyCommand(t *testing.T) {
+	pages, err := filepath.Glob(repoPath("docs/*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := make(map[string]bool)
+	uses := regexp.MustCompile(`xenchan ([a-z]+)`)
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		blocks, err := parseDocs(string(text))
+		if err != nil {
+			t.Errorf("%s: %v", page, err)
+		}
+		for _, b := range blocks {
+			for _, m := range uses.FindAllStringSubmatch(b.command, -1) {
+				shown[m[1]] = true
+			}
+		}
+	}
+	for _, name := range commandNames((&app{}).root()) {
+		if !shown[name] && name != "help" {
+			t.Errorf("no page of docs shows xenchan %s", name)
+		}
+	}
+}
+
 // A docBlock is a file, or a command and what it prints.
 type docBlock struct {
 	line          int
