@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -107,14 +108,18 @@ func (d *Daemon) checkPlace(path string) error {
 		path, parent, strings.Join(d.SocketDirs, ", "))
 }
 
-// explainRights says what to do about an owner or a group that a daemon without
-// root's rights cannot give.
+// explainRights says what to do where a daemon without root's rights cannot give a
+// socket away, or make one.
 func (d *device) explainRights(err error) error {
-	if !errors.Is(err, syscall.EPERM) || d.spec.Owner+d.spec.Group == "" {
-		return err
+	path, _ := errors.AsType[*fs.PathError](err)
+	switch {
+	case errors.Is(err, syscall.EPERM) && path != nil && strings.HasSuffix(path.Op, "chown"):
+		return fmt.Errorf("%w: the daemon, user %d, may give a socket to groups that it is in itself, and to no other user (owner %q, group %q): "+
+			"say who may connect with allow=USER:@GROUP instead, or make the daemon a member of the group", err, os.Geteuid(), d.spec.Owner, d.spec.Group)
+	case errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("%w: the daemon, user %d, may not make a socket there: leave path out, or let its user and its unit write to the directory (docs/install.md, sockets in other places)", err, os.Geteuid())
 	}
-	return fmt.Errorf("%w: the daemon, user %d, may give a socket to groups that it is in itself, and to no other user (owner %q, group %q): "+
-		"say who may connect with allow=USER:@GROUP instead, or make the daemon a member of the group", err, os.Geteuid(), d.spec.Owner, d.spec.Group)
+	return err
 }
 
 // closeEndpoint leaves the channel's place to the next daemon, if it is kept and the
