@@ -12,6 +12,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/xenchan/xenchan/ring"
 	"github.com/xenchan/xenchan/spool"
@@ -185,12 +186,20 @@ func (c *Conn) drain() (blocked bool, err error) {
 	return blocked, nil
 }
 
-// Drain takes what is left in the ring for the sink, as before letting go of it.
+// Drain takes what is left in the ring for the sink, as before letting go of it. It
+// asks a sink that is full again for a second.
 func (c *Conn) Drain() {
-	if c.sink != nil {
+	for range 100 {
+		if c.sink == nil {
+			return
+		}
 		c.rxMu.Lock()
-		defer c.rxMu.Unlock()
-		c.drain()
+		blocked, _ := c.drain()
+		c.rxMu.Unlock()
+		if !blocked {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 

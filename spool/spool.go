@@ -88,6 +88,8 @@ type Log struct {
 	shown   int    // bytes of the flight area that are reserved
 	stuck   bool   // no more could be reserved; until the log is empty
 	losses  []Loss // not taken yet
+
+	patience patience
 }
 
 // New makes a log on the heap, which is gone with the process. It holds up to
@@ -127,21 +129,25 @@ func (l *Log) Attach(id RingID, at uint32, held int) (skip int) {
 }
 
 // Append adds bytes at the end and returns how many it took: all of them under
-// [DropOldest], what fits under [Block]. It never blocks. at is the index of the
+// [DropOldest], unless the guest is to wait first (Wait), what fits under [Block]. It
+// never blocks. at is the index of the
 // first byte in the ring. That the bytes are in the log and that they need not be
 // taken from the ring again becomes true in the same instant.
 func (l *Log) Append(p []byte, at uint32) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	circle := l.grow(len(p))
-	if l.policy == Block {
-		p = p[:min(len(p), circle-int(l.s.count))]
+	over := int(l.s.count) + len(p) - circle
+	if over > 0 && (l.policy == Block || l.patience.wait()) {
+		p = p[:len(p)-over]
+	} else {
+		l.patience.goOn()
 	}
 	n := len(p)
 	if n == 0 {
 		return 0
 	}
-	if over := int(l.s.count) + n - circle; over > 0 {
+	if over = int(l.s.count) + n - circle; over > 0 {
 		// The place of the oldest bytes is written to below, so that they must
 		// be gone before.
 		l.drop(min(over, int(l.s.count)))
@@ -349,6 +355,7 @@ func (l *Log) Advance(n int) {
 		return
 	}
 	l.advance(uint64(n))
+	l.patience.readerMoved()
 	l.commit()
 }
 

@@ -96,6 +96,23 @@ func TestClient_stallsAndOverflow(t *testing.T) {
 	}
 }
 
+// A guest that is faster than its client is held back a little before bytes are lost.
+func TestClient_theGuestWaitsForIt(t *testing.T) {
+	r := newRig(t)
+	r.daemon()
+	c := r.attach(channel.Spec{Name: "a", Spool: 4096})
+	guest := r.boot(c)
+	client := r.dial(c.Path)
+	r.write(guest, []byte("hello"))
+	r.expect(client, []byte("hello"))
+	begin := time.Now()
+	r.write(guest, pattern(500_000)) // more than the socket takes
+	r.eventually("all taken", func() bool { return r.row(c).GuestToHost == 500_005 })
+	if took, s := time.Since(begin), r.row(c); took < 200*time.Millisecond || s.Dropped == 0 {
+		t.Errorf("bytes were dropped after %v: %+v", took, s)
+	}
+}
+
 func TestClient_overflowBlock(t *testing.T) {
 	r := newRig(t)
 	r.daemon()

@@ -191,6 +191,7 @@ func (d *device) serve(ctx context.Context) error {
 		return err
 	}
 	defer d.spool.close()
+	d.spool.Wait(guestWaits)
 	d.keep = keep{d.daemon.Descriptors, d.spoolName() + ".", d.log}
 	if !d.spool.resumed {
 		d.keep.dropAll() // of another channel, or of bytes that are lost

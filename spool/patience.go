@@ -1,0 +1,64 @@
+package spool
+
+import "time"
+
+// patience lets the guest wait for a reader that is slower, within bounds. A guest
+// that waits stands still, with interrupts off if it is Linux, so that it never waits
+// long for a reader that makes no progress, and never more than half of the time.
+type patience struct {
+	most time.Duration // for one step of the reader; 0: the guest never waits
+
+	waiting bool
+	credit  time.Duration // how long the guest may wait now; at most most
+	at      time.Time     // when credit was right
+	moved   time.Time     // when the reader last took bytes
+	again   *time.Timer   // wakes the writer, who is to ask again
+}
+
+// Wait sets how long a full log that drops its oldest bytes holds back the guest first
+// while its reader makes progress: most is the time from one step of the reader to its
+// next. Over a longer time the guest is held back for half of it at the most. It must
+// be called before the log is used.
+func (l *Log) Wait(most time.Duration) {
+	l.patience = patience{most: most, credit: most, at: time.Now()}
+	l.patience.again = time.AfterFunc(time.Hour, func() { signal(l.room) })
+	l.patience.again.Stop()
+}
+
+// wait says whether the guest is to wait now.
+func (p *patience) wait() bool {
+	if p.most == 0 {
+		return false
+	}
+	now := time.Now()
+	p.count(now)
+	left := min(p.credit, p.most-now.Sub(p.moved))
+	p.waiting = left > 0
+	if p.waiting {
+		p.again.Reset(left)
+	}
+	return p.waiting
+}
+
+// goOn says that the guest does not wait any more.
+func (p *patience) goOn() {
+	if p.waiting {
+		p.count(time.Now())
+		p.waiting = false
+	}
+}
+
+func (p *patience) count(now time.Time) {
+	passed := now.Sub(p.at)
+	if p.waiting {
+		passed = -passed
+	}
+	p.credit = max(0, min(p.most, p.credit+passed))
+	p.at = now
+}
+
+func (p *patience) readerMoved() {
+	if p.most > 0 {
+		p.moved = time.Now()
+	}
+}
