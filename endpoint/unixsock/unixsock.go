@@ -36,6 +36,11 @@ type Peer = sys.Cred
 
 var past = time.Unix(1, 0)
 
+// sendBuffer is how many bytes the kernel holds for a client (SO_SNDBUF of socket(7);
+// it doubles that, and counts its own structures too). They are lost with a client
+// that leaves, and nobody sees meanwhile whether it reads; so there are few of them.
+const sendBuffer = 16 << 10
+
 // Path is the socket's path as it was configured.
 func (e *Endpoint) Path() string { return e.path }
 
@@ -63,7 +68,7 @@ func (e *Endpoint) Accept(ctx context.Context) (endpoint.Client, error) {
 func (e *Endpoint) newClient(conn *net.UnixConn) (*Client, error) {
 	peer, credErr := sys.PeerCred(conn)
 	rc, err := conn.SyscallConn()
-	if err := errors.Join(credErr, err); err != nil {
+	if err := errors.Join(credErr, err, conn.SetWriteBuffer(sendBuffer)); err != nil {
 		_ = conn.Close()
 		return nil, err
 	}

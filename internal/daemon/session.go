@@ -19,9 +19,8 @@ const (
 	// is still there.
 	patience = 250 * time.Millisecond
 	// guestWaits is how long a guest whose spool is full is held back, from one step
-	// of its client to the next. A socket takes bytes in steps of up to 150 kB, so
-	// that with less than this a client that reads 1 MB/s counts as one that does not.
-	guestWaits = 250 * time.Millisecond
+	// of its client to the next.
+	guestWaits = 50 * time.Millisecond
 )
 
 // server serves one endpoint's clients, one after the other. A client that

@@ -193,7 +193,7 @@ func countedLoss(l *lossCase) {
 // leavesAndComesBack: what the first client's socket had taken is gone with it, as
 // with every socket; all the rest is there for the next.
 func leavesAndComesBack(l *lossCase) {
-	const socketTakes = 256 << 10
+	const socketTakes = 32 << 10
 	first := l.onHost(l.c)
 	l.guestWrites(1 << 20)
 	got := make([]byte, 200_000)
