@@ -42,6 +42,8 @@ type Server string
 const (
 	ServerDaemon Server = "daemon"
 	ServerQEMU   Server = "qemu"
+	// ServerStandIn is the domain's device model, when that is ours and serves alone.
+	ServerStandIn Server = "xenchan-dm"
 	// ServerNone means that no daemon answers for it, or that its QEMU is gone.
 	ServerNone Server = "none"
 	// ServerUnknown is for a channel whose backend is another domain.

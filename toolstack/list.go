@@ -143,7 +143,7 @@ func readChannel(ctx context.Context, r xenstore.Reader, d Domain, devid int) (C
 
 // server is who serves a channel, as far as that can be told without a daemon. A
 // channel that libxl made is served by the domain's device model, whose pid it
-// writes (libxl_dm.c).
+// writes (libxl_dm.c), or by whom our stand-in for that says.
 func server(v *xenstore.Values, c channel.Info) (channel.Server, *int) {
 	switch {
 	case c.BackendDomID != 0:
@@ -157,6 +157,12 @@ func server(v *xenstore.Values, c channel.Info) (channel.Server, *int) {
 	}
 	if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err != nil {
 		return channel.ServerNone, nil
+	}
+	switch v.Get(StandIn("/local/domain/0", xen.DomID(c.DomID))) {
+	case Alone:
+		return channel.ServerStandIn, nil
+	case HandedOver:
+		return channel.ServerNone, nil // unless the daemon says that it does
 	}
 	return channel.ServerQEMU, &pid
 }

@@ -38,8 +38,12 @@ func StandIn(home string, dom xen.DomID) string {
 	return fmt.Sprintf("%s/device-model/%v/xenchan", home, dom)
 }
 
-// HandedOver is the value of the node [StandIn] for consoles that are the daemon's.
-const HandedOver = "daemon"
+// Values of the node [StandIn]: the consoles are the daemon's, or the device model
+// serves them by itself, and a daemon that comes later keeps away from them.
+const (
+	HandedOver = "daemon"
+	Alone      = "device-model"
+)
 
 // Instance is the backend's node with a text that no other attached channel has
 // or had, so that a channel that takes the place of another can be told from it.

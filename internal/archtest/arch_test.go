@@ -30,7 +30,8 @@ var tiers = [][]string{
 	{"channel/convert", "endpoint/unixsock", "endpoint/pty", "endpoint/endpointtest", "xen/xendev", "xen/xensim"},
 	{"console", "toolstack"},
 	{"internal/daemon", "internal/reconcile", "internal/simguest"},
-	{"internal/sim", "internal/xl", "internal/doctor", "internal/watch", "internal/devicemodel"},
+	{"internal/devicemodel"},
+	{"internal/sim", "internal/xl", "internal/doctor", "internal/watch"},
 	{"internal/cli"},
 	{"cmd/xenchan", "internal/manpages"},
 }

@@ -10,7 +10,9 @@ import (
 
 	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/internal/daemon"
+	"github.com/xenchan/xenchan/internal/devicemodel"
 	"github.com/xenchan/xenchan/toolstack"
+	"github.com/xenchan/xenchan/xen"
 	"github.com/xenchan/xenchan/xenbus"
 )
 
@@ -80,31 +82,46 @@ func collect(ctx context.Context, tools *toolstack.Toolstack, args []string) ([]
 	return rows, nil
 }
 
-// addCounters adds what only the daemon knows. Without one the fields stay empty.
+// addCounters adds what only the daemon knows, or a device model that serves its
+// domain alone. Where neither answers the fields stay empty.
 func (a *app) addCounters(ctx context.Context, rows []toolstack.Channel, runDir string) {
-	type key struct {
-		dom uint16
-		dev int
+	known := make(map[device]daemon.Status)
+	ask := func(runDir string) {
+		all, err := daemon.Query(ctx, runDir)
+		if err != nil {
+			return
+		}
+		for _, s := range all {
+			known[device{s.DomID, s.DevID}] = s
+		}
 	}
-	known := make(map[key]daemon.Status)
-	all, err := daemon.Query(ctx, runDir)
-	if err != nil {
-		return
-	}
-	for _, s := range all {
-		known[key{s.DomID, s.DevID}] = s
-	}
+	ask(runDir)
+	asked := make(map[uint16]bool)
 	for i := range rows {
 		r := &rows[i]
-		s, ok := known[key{r.DomID, r.DevID}]
+		alone := r.ServedBy == channel.ServerStandIn
+		if alone && !asked[r.DomID] {
+			asked[r.DomID] = true
+			ask(devicemodel.RunDir(runDir, xen.DomID(r.DomID)))
+		}
+		s, ok := known[device{r.DomID, r.DevID}]
 		if !ok {
 			continue
 		}
 		s.Fill(&r.Info)
+		if alone {
+			r.ServedBy = channel.ServerStandIn
+		}
 		if s.Problem != "" {
 			a.warn("%s of %s: clients cannot connect: %s", r.Name, r.Domain, s.Problem)
 		}
 	}
+}
+
+// device names a channel's device.
+type device struct {
+	dom uint16
+	dev int
 }
 
 func (a *app) printRows(rows []toolstack.Channel) error {

@@ -6,11 +6,15 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/xenchan/xenchan/xen"
 	"github.com/xenchan/xenchan/xenstore"
 )
 
 // served are the kinds of backends, as in their path, that only a QEMU serves.
 var served = []string{"qdisk", "vfb", "9pfs", "qusb", "virtio_disk"}
+
+// PV is the request that libxl makes for a domain without an emulated machine.
+func PV(dom xen.DomID) Request { return Request{DomID: dom, Machine: machinePV} }
 
 // NeedsQEMU says why a domain must have a real QEMU, or "" if its channels are all
 // that it has one for. Libxl has written all its devices before it starts one.

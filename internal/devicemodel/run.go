@@ -39,10 +39,6 @@ type Config struct {
 	Log    *slog.Logger
 }
 
-// alone is the value of the node [toolstack.StandIn] when the device model serves
-// the consoles by itself: a daemon that is started later keeps away from them.
-const alone = "device-model"
-
 // handOverWithin is how long a daemon may need for a domain's consoles.
 const handOverWithin = 10 * time.Second
 
@@ -181,9 +177,15 @@ func (m *model) forbidden(ctx context.Context) (path string, err error) {
 	return "", err
 }
 
+// RunDir is the run directory of a device model that serves a domain alone, in that
+// of the daemon; it can be asked as a daemon can.
+func RunDir(runDir string, dom xen.DomID) string {
+	return filepath.Join(runDir, fmt.Sprintf("device-model-%v", dom))
+}
+
 // serveAlone is a daemon for one domain, with a run directory of its own.
 func (m *model) serveAlone(ctx context.Context) error {
-	if err := m.set("xenchan", alone); err != nil {
+	if err := m.set("xenchan", toolstack.Alone); err != nil {
 		return err
 	}
 	hv, err := m.Hypervisor(ctx)
@@ -191,7 +193,7 @@ func (m *model) serveAlone(ctx context.Context) error {
 		return err
 	}
 	defer hv.Close()
-	dir := filepath.Join(m.RunDir, fmt.Sprintf("device-model-%v", m.DomID))
+	dir := RunDir(m.RunDir, m.DomID)
 	defer func() {
 		if m.hungUp() { // the domain goes too; else we may be started again
 			os.RemoveAll(dir)

@@ -94,6 +94,9 @@ func Check(ctx context.Context, h Host, domain, name string) ([]Finding, error) 
 	if err != nil {
 		return r.findings, err
 	}
+	if domain != "" && name == "" {
+		r.findings = append(r.findings, checkDeviceModel(ctx, tools, domain)...)
+	}
 	for _, c := range channels {
 		cr := &report{subject: c.Domain + "/" + c.Name}
 		checkChannel(cr, c, served, running, self)
@@ -157,8 +160,11 @@ func checkChannel(r *report, c toolstack.Channel, served map[key]daemon.Status, 
 	case c.Type == "":
 		r.add("frontend-gone", Failed, "detach the channel and attach it again", "the guest has deleted its half of the device")
 		return
-	case c.Type != toolstack.Type:
-		r.add("not-ours", OK, "", "made by xl and served by its QEMU (type %s)", c.Type)
+	case c.ServedBy == channel.ServerQEMU:
+		r.add("not-ours", OK, "", "made by xl and served by its QEMU (process %d)", *c.QEMUPID)
+		return
+	case c.ServedBy == channel.ServerStandIn:
+		r.add("stand-in", OK, "", "made by xl and served by the domain's device model, xenchan-dm")
 		return
 	case fmt.Sprint(c.BackendDomID) != self:
 		r.add("other-backend", OK, "run the doctor there", "served by domain %d", c.BackendDomID)
