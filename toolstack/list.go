@@ -97,13 +97,14 @@ func devids(ctx context.Context, r xenstore.Reader, dom xen.DomID) ([]int, error
 	return ids, v.Err()
 }
 
-// readChannel reads one device; one without a name is no channel but a primary
-// or an extra console.
+// readChannel reads one device. One without a name is no channel but an extra
+// console, and devid 0 is the primary console, also if somebody has given it a name:
+// libxl refuses that (libxl_console.c).
 func readChannel(ctx context.Context, r xenstore.Reader, d Domain, devid int) (Channel, bool, error) {
 	n := xenstore.NewValues(ctx, r)
 	libxl := devicePaths(d.ID, 0, devid).libxl
 	name := n.Get(libxl + "/name")
-	if n.Err() != nil || name == "" {
+	if n.Err() != nil || name == "" || devid == 0 {
 		return Channel{}, false, n.Err()
 	}
 	c := Channel{Frontend: n.Get(libxl + "/frontend"), Backend: n.Get(libxl + "/backend")}

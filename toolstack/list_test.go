@@ -58,7 +58,8 @@ func TestChannels(t *testing.T) {
 	if all, err := h.tools.Channels(t.Context(), web); len(all) > 0 || err != nil {
 		t.Errorf("none yet: %v, %v", all, err)
 	}
-	h.write("/libxl/5/device/console/0/frontend", "/local/domain/5/console", "") // has no name
+	h.write("/libxl/5/device/console/0/frontend", "/local/domain/5/console", "")
+	h.write("/libxl/5/device/console/0/name", "primary", "") // which makes no channel of it
 	h.write("/libxl/5/device/console/junk/name", "junk", "")
 	a, b := h.attach("a"), h.attach("b")
 	// One that xl made, served by QEMU.

@@ -227,7 +227,7 @@ func (d *Daemon) scan(ctx context.Context) error {
 func (d *Daemon) device(ctx context.Context, domid, devid string) {
 	dom, err := xen.ParseDomID(domid)
 	id, idErr := strconv.Atoi(devid)
-	if err != nil || idErr != nil || id < 0 {
+	if err != nil || idErr != nil || id < 1 { // 0 is the primary console, whatever its nodes say
 		return
 	}
 	dir := path.Join(d.root, domid, devid)

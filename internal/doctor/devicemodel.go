@@ -20,6 +20,13 @@ func checkDeviceModel(ctx context.Context, tools *toolstack.Toolstack, domain st
 	}
 	r := &report{subject: d.Name}
 	v := xenstore.NewValues(ctx, tools.Store)
+	for _, node := range []string{"name", "path"} {
+		primary := fmt.Sprintf("/libxl/%v/device/console/0/%s", d.ID, node)
+		if value, ok := v.Lookup(primary); ok {
+			r.add("primary-console-named", Failed, "xenstore-rm "+primary+"; give a channel another devid, as attach does",
+				"the primary console (devid 0) has a %s, %q: it is no channel, and libxl refuses one like that", node, value)
+		}
+	}
 	pid, ok := v.Lookup(fmt.Sprintf("/local/domain/%v/image/device-model-pid", d.ID))
 	if !ok {
 		r.add("no-device-model", OK, "", "the domain has no device model, as it needs none")
