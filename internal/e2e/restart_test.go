@@ -2,9 +2,12 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"syscall"
 	"testing"
@@ -12,6 +15,7 @@ import (
 
 	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/internal/sim"
+	"github.com/xenchan/xenchan/xenstore"
 )
 
 // back is how long after a kill a guest's bytes may reach a client again: a promise
@@ -112,4 +116,36 @@ func TestDaemon_killedWithClientsThatHaveLeft(t *testing.T) {
 		t.Errorf("%d of %d bytes came, or others, %v", n, len(want), err)
 	}
 	h.say(guest, h.onHost(c), "and the channel goes on")
+}
+
+// A channel that takes the place of another while no daemon looks, with the same name
+// and number, has none of its clients.
+func TestDaemon_killedAndAnotherChannel(t *testing.T) {
+	h := start(t, sim.Domain{Name: "web", Channels: []channel.Spec{socket("a")}})
+	c := h.channel("web", "a")
+	old := h.onHost(c)
+	h.say(h.inGuest("web", "a"), old, "hello")
+	pid := h.pid("daemon")
+	h.check(syscall.Kill(pid, syscall.SIGSTOP))
+	ctx := t.Context()
+	h.check(h.store.Tx(ctx, func(tx *xenstore.Tx) error {
+		libxl := fmt.Sprintf("/libxl/%d/device/console/%d", c.DomID, c.DevID)
+		return errors.Join(tx.Remove(ctx, c.Frontend), tx.Remove(ctx, c.Backend), tx.Remove(ctx, libxl))
+	}))
+	tty := filepath.Join(sim.GuestDir(h.dir, "web"), "a")
+	h.eventually("the guest has let go", func() bool { return !exists(tty) })
+	dom, err := h.tools.Resolve(ctx, "web")
+	h.check(err)
+	again, err := h.tools.Attach(ctx, dom, socket("a"))
+	h.check(err)
+	if again.DevID != c.DevID || again.Path != c.Path {
+		t.Fatalf("%+v is not in the place of %+v", again, c)
+	}
+	h.check(syscall.Kill(pid, syscall.SIGKILL))
+	old.SetDeadline(time.Now().Add(20 * time.Second))
+	if n, err := old.Read(make([]byte, 1)); n > 0 || err != io.EOF {
+		t.Errorf("the client of the channel that was there reads %d bytes, %v", n, err)
+	}
+	guest := h.inGuest("web", "a")
+	h.say(guest, h.onHost(again), "for the new one")
 }
