@@ -144,7 +144,7 @@ func TestDaemon_killedAndAnotherChannel(t *testing.T) {
 	h.check(syscall.Kill(pid, syscall.SIGKILL))
 	old.SetDeadline(time.Now().Add(20 * time.Second))
 	if n, err := old.Read(make([]byte, 1)); n > 0 || err != io.EOF {
-		t.Errorf("the client of the channel that was there reads %d bytes, %v", n, err)
+		t.Fatalf("the client of the channel that was there reads %d bytes, %v", n, err)
 	}
 	guest := h.inGuest("web", "a")
 	h.say(guest, h.onHost(again), "for the new one")
