@@ -89,13 +89,14 @@ type Daemon struct {
 	served, unserved atomic.Int64 // channels
 
 	mu      sync.Mutex
-	devices map[string]*device // by the backend's directory; guarded by mu
+	devices map[string]*device  // by the backend's directory; guarded by mu
+	left    map[string][]string // what earlier daemons have kept, by channel; guarded by mu
 }
 
 // Run serves until the context ends, when it returns nil, or until it cannot go
 // on, as when the xenstore connection is lost.
 func Run(ctx context.Context, c Config) error {
-	d := &Daemon{Config: c, devices: make(map[string]*device), events: newHub(), nudge: make(chan struct{})}
+	d := &Daemon{Config: c, devices: make(map[string]*device), left: inherited(c.Descriptors), events: newHub(), nudge: make(chan struct{})}
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
@@ -151,7 +152,7 @@ func (d *Daemon) follow(ctx context.Context) error {
 	if err := d.scan(ctx); err != nil {
 		return err
 	}
-	if err := errors.Join(d.spools.sweep(d.hasDevice), sweep(d.Descriptors, d.hasDevice)); err != nil {
+	if err := d.sweep(); err != nil {
 		d.Log.Warn("what earlier daemons have left stays", "error", err)
 	}
 	d.group.Go(func() error { return d.announce(ctx) })
@@ -264,14 +265,22 @@ func (d *Daemon) takePlace() bool {
 	return false
 }
 
-// hasDevice says whether a spool's name is that of a device.
-func (d *Daemon) hasDevice(spool string) bool {
+// sweep removes what earlier daemons have left of channels that are no more.
+func (d *Daemon) sweep() error {
+	here := make(map[string]bool)
 	for _, dev := range d.snapshot() {
-		if dev.spoolName() == spool {
-			return true
-		}
+		here[dev.spoolName()] = true
 	}
-	return false
+	return errors.Join(d.spools.sweep(here), sweep(d.Descriptors, here))
+}
+
+// inherit is what an earlier daemon has kept of a channel; for its first device.
+func (d *Daemon) inherit(channel string) []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	names := d.left[channel]
+	delete(d.left, channel)
+	return names
 }
 
 func (d *Daemon) snapshot() []*device {

@@ -34,7 +34,7 @@ type device struct {
 	spec     channel.Spec
 	instance string // of all channels that were attached here, this one
 	spool    spoolFile
-	keep     keep
+	keep     *keep
 	pipes    *pipes
 	gone     atomic.Bool // the channel is no more: nothing of it is to stay
 
@@ -192,7 +192,7 @@ func (d *device) serve(ctx context.Context) error {
 	}
 	defer d.spool.close()
 	d.spool.Wait(guestWaits)
-	d.keep = keep{d.daemon.Descriptors, d.spoolName() + ".", d.log}
+	d.keep = newKeep(d.daemon.Descriptors, d.spoolName(), d.daemon.inherit(d.spoolName()), d.log)
 	if !d.spool.resumed {
 		d.keep.dropAll() // of another channel, or of bytes that are lost
 	}

@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/xenchan/xenchan/internal/fdstore"
 	"github.com/xenchan/xenchan/internal/sys"
@@ -29,16 +31,31 @@ type keep struct {
 	*fdstore.Store
 	prefix string
 	log    *slog.Logger
+
+	mu    sync.Mutex
+	names map[string]bool // of what is kept, without the prefix; guarded by mu
 }
 
-func (k keep) put(what string, h *sys.Handle) {
+// newKeep is for a channel, of which an earlier daemon has kept what is named.
+func newKeep(s *fdstore.Store, channel string, names []string, log *slog.Logger) *keep {
+	k := &keep{Store: s, prefix: channel + ".", log: log, names: make(map[string]bool)}
+	for _, what := range names {
+		k.names[what] = true
+	}
+	return k
+}
+
+func (k *keep) put(what string, h *sys.Handle) {
+	k.mu.Lock()
+	k.names[what] = true
+	k.mu.Unlock()
 	if err := k.Keep(k.prefix+what, h); err != nil {
 		k.log.Warn("this will not outlive the daemon", "what", what, "error", err)
 	}
 }
 
 // putOne keeps a descriptor that was made for that.
-func (k keep) putOne(what string, h *sys.Handle, err error) {
+func (k *keep) putOne(what string, h *sys.Handle, err error) {
 	switch {
 	case err != nil:
 		k.log.Warn("this will not outlive the daemon", "what", what, "error", err)
@@ -48,27 +65,25 @@ func (k keep) putOne(what string, h *sys.Handle, err error) {
 	}
 }
 
-func (k keep) take(what string) *sys.Handle { return k.Claim(k.prefix + what) }
+func (k *keep) take(what string) *sys.Handle { return k.Claim(k.prefix + what) }
 
-func (k keep) drop(what string) {
+func (k *keep) drop(what string) {
+	k.mu.Lock()
+	delete(k.names, what)
+	k.mu.Unlock()
 	if err := k.Forget(k.prefix + what); err != nil {
 		k.log.Warn("a descriptor stays with the service manager", "what", what, "error", err)
 	}
 }
 
 // all is what is kept, the clients in their order.
-func (k keep) all() []string {
-	var all []string
-	for _, name := range k.Names() {
-		if what, ok := strings.CutPrefix(name, k.prefix); ok {
-			all = append(all, what)
-		}
-	}
-	slices.SortStableFunc(all, func(a, b string) int { return cmp.Compare(clientNumber(a), clientNumber(b)) })
-	return all
+func (k *keep) all() []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.SortedFunc(maps.Keys(k.names), func(a, b string) int { return cmp.Compare(clientNumber(a), clientNumber(b)) })
 }
 
-func (k keep) dropAll() {
+func (k *keep) dropAll() {
 	for _, what := range k.all() {
 		k.drop(what)
 	}
@@ -84,11 +99,21 @@ func clientNumber(what string) int {
 	return n
 }
 
+// inherited is what earlier daemons have kept, by channel.
+func inherited(s *fdstore.Store) map[string][]string {
+	all := make(map[string][]string)
+	for _, name := range s.Names() {
+		channel, what, _ := strings.Cut(name, ".")
+		all[channel] = append(all[channel], what)
+	}
+	return all
+}
+
 // sweep lets go of the descriptors of channels that are no more.
-func sweep(s *fdstore.Store, keep func(channel string) bool) error {
+func sweep(s *fdstore.Store, keep map[string]bool) error {
 	var errs []error
 	for _, name := range s.Names() {
-		if channel, _, ok := strings.Cut(name, "."); !ok || !keep(channel) {
+		if channel, _, _ := strings.Cut(name, "."); !keep[channel] {
 			errs = append(errs, s.Forget(name))
 		}
 	}

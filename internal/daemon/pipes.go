@@ -17,12 +17,12 @@ import (
 type pipes struct {
 	in, out *sys.Pipe
 	log     *spool.Log
-	keep    keep
+	keep    *keep
 }
 
 // openPipes takes over the pipes of an earlier daemon; their handles are nil if
 // there are none.
-func openPipes(log *spool.Log, in, out *sys.Handle, k keep) *pipes {
+func openPipes(log *spool.Log, in, out *sys.Handle, k *keep) *pipes {
 	p := &pipes{log: log, keep: k}
 	p.in = p.resume(keptIn, in, func(in *sys.Pipe, held int) error {
 		rest, err := log.Inbox().Resume(held)

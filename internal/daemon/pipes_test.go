@@ -60,7 +60,7 @@ func (l *life) next() *pipes {
 	var err error
 	l.log, err = spool.Open(l.memory, 100_000, spool.DropOldest, "")
 	l.check(err)
-	p := openPipes(l.log, l.handle(l.in), l.handle(l.out), keep{log: slog.New(slog.DiscardHandler)})
+	p := openPipes(l.log, l.handle(l.in), l.handle(l.out), newKeep(nil, "1-1", nil, slog.New(slog.DiscardHandler)))
 	l.t.Cleanup(p.close)
 	if p.in == nil || p.out == nil {
 		l.t.Fatal("a pipe was refused")
@@ -194,7 +194,7 @@ func TestPipes_strange(t *testing.T) {
 	for _, p := range []*sys.Pipe{l.in, l.out} {
 		p.Write(make([]byte, spool.InboxSize+1))
 	}
-	p := openPipes(l.log, l.handle(l.in), l.handle(l.out), keep{log: slog.New(slog.DiscardHandler)})
+	p := openPipes(l.log, l.handle(l.in), l.handle(l.out), newKeep(nil, "1-1", nil, slog.New(slog.DiscardHandler)))
 	defer p.close()
 	if p.in != nil || p.out != nil {
 		t.Fatal("bytes from nowhere were taken")
@@ -226,7 +226,7 @@ func TestPipes_lost(t *testing.T) {
 
 	l.log, err = spool.Open(l.memory, 100_000, spool.DropOldest, "")
 	l.check(err)
-	p := openPipes(l.log, nil, nil, keep{log: slog.New(slog.DiscardHandler)})
+	p := openPipes(l.log, nil, nil, newKeep(nil, "1-1", nil, slog.New(slog.DiscardHandler)))
 	defer p.close()
 	l.check(p.ensure())
 	if next := l.log.Inbox().Next(); string(next) != "whole" {

@@ -61,13 +61,13 @@ func openSpools(runDir string) (*spools, error) {
 func (s *spools) close() error { return s.dir.Close() }
 
 // sweep removes the files of channels that are no more.
-func (s *spools) sweep(keep func(name string) bool) error {
+func (s *spools) sweep(keep map[string]bool) error {
 	files, err := os.ReadDir(s.dir.ProcPath("."))
 	if err != nil {
 		return err
 	}
 	for _, f := range files {
-		if !keep(f.Name()) {
+		if !keep[f.Name()] {
 			err = errors.Join(err, s.remove(f.Name()))
 		}
 	}

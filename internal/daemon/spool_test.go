@@ -118,7 +118,7 @@ func TestSpools_sweepAndRemove(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := s.sweep(func(name string) bool { return name == "1-2" }); err != nil {
+	if err := s.sweep(map[string]bool{"1-2": true}); err != nil {
 		t.Fatal(err)
 	}
 	if got := files(); got != "1-2 3-1" { // 3-1 is in use
