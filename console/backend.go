@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"syscall"
+	"time"
 
+	"github.com/xenchan/xenchan/ring"
 	"github.com/xenchan/xenchan/spool"
 	"github.com/xenchan/xenchan/xen"
 	"github.com/xenchan/xenchan/xenbus"
@@ -53,10 +56,23 @@ type Backend struct {
 
 	Log *slog.Logger
 
-	conn *Conn
-	ring offer // of conn
-	bad  offer // what could not be attached, not tried again
+	conn  *Conn
+	ring  offer            // of conn
+	bad   offer            // what could not be attached, not tried again
+	retry <-chan time.Time // says when to try again what failed through no fault of the guest
+	looks looks
 }
+
+const (
+	// retryAfter is when an attach is tried again for which the host had no means.
+	retryAfter = time.Second
+	// maxConflicts is how often a transaction over the guest's nodes is tried that
+	// the guest, by writing without end, keeps from being committed.
+	maxConflicts = 4
+)
+
+// errTorn says that what was read may not be of one moment.
+var errTorn = errors.New("the guest writes faster than its nodes can be read")
 
 // offer is what a frontend publishes about its ring.
 type offer struct {
@@ -90,6 +106,11 @@ func (b *Backend) Run(ctx context.Context) error {
 	}
 	defer watch.Close()
 	for {
+		select {
+		case <-time.After(b.looks.before(time.Now())):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 		gone, err := b.step(ctx)
 		if err != nil || gone {
 			return err
@@ -108,6 +129,8 @@ func (b *Backend) Run(ctx context.Context) error {
 			}
 			watch.Take()
 		case <-b.Look:
+		case <-b.retry:
+			b.retry = nil
 		case <-failed:
 			b.broken(b.ring, b.conn.Err())
 		case <-ctx.Done():
@@ -134,7 +157,13 @@ func (b *Backend) step(ctx context.Context) (gone bool, err error) {
 		b.letGo()
 	case xenbus.Attach, xenbus.Reattach:
 		b.letGo()
-		if err := b.attach(now); err != nil {
+		err := b.attach(now)
+		if err != nil && !guestsFault(err) {
+			b.Log.Warn("cannot attach yet", "error", err, "again_in", retryAfter)
+			b.retry = time.After(retryAfter)
+			return false, nil
+		}
+		if err != nil {
 			b.broken(now, fmt.Errorf("attach ring-ref %v, port %v: %w", now.ref, now.port, err))
 			view.Frontend.Failed = true
 			view.Attached = false
@@ -148,10 +177,19 @@ func (b *Backend) step(ctx context.Context) (gone bool, err error) {
 	return false, b.publish(ctx, view.State, step.Publish)
 }
 
+// guestsFault says that an attach has failed because of what the guest offered: it
+// was not granted, not allocated for us, or is not a ring. Else the host lacks
+// something, such as memory or a free descriptor.
+func guestsFault(err error) bool {
+	return errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ESRCH) || errors.Is(err, ring.ErrCorrupt)
+}
+
 // see reads both halves in one transaction, so that ring-ref, port and state
-// belong together.
+// belong together. A guest that does not stop writing is taken by what was read: it
+// must not keep us from looking, and if the parts do not fit, it gets what it offered.
 func (b *Backend) see(ctx context.Context) (view xenbus.BackendView, now offer, err error) {
 	var instance string
+	tries := 0
 	err = b.Store.Tx(ctx, func(tx *xenstore.Tx) error {
 		view, now = xenbus.BackendView{Attached: b.conn != nil}, offer{}
 		r := xenstore.NewValues(ctx, tx)
@@ -171,9 +209,12 @@ func (b *Backend) see(ctx context.Context) (view xenbus.BackendView, now offer, 
 		now.ref, refErr = xen.ParseGrantRef(ref)
 		now.port, portErr = xen.ParsePort(port)
 		f.Usable = refErr == nil && portErr == nil
+		if tries++; tries > maxConflicts && r.Err() == nil {
+			return errTorn
+		}
 		return r.Err()
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, errTorn) {
 		return view, now, fmt.Errorf("look at %s: %w", b.Path, err)
 	}
 	if b.Instance == "" {

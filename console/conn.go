@@ -39,9 +39,10 @@ type Conn struct {
 	closed bool           // the page is gone; guarded by rxMu and txMu together
 	refill bool           // a goroutine waits for room in the sink; guarded by rxMu
 
-	txMu sync.Mutex
-	tx   *ring.Producer // guarded by txMu
-	sent bool           // something was written; guarded by txMu
+	txMu  sync.Mutex
+	tx    *ring.Producer // guarded by txMu
+	taken uint32         // how far the other half was, by the last event; guarded by txMu
+	sent  bool           // something was written; guarded by txMu
 
 	wmu sync.Mutex // one Write at a time, so that writes do not mix
 
@@ -104,10 +105,16 @@ func newConn(pages xen.Pages, event xen.EventChannel, sink Sink, from Source, rx
 // events serves the ring whenever the other half says that it has moved. It
 // looks at the ring once before it waits: what came before the attach has no event.
 func (c *Conn) events() {
+	var p pace
 	for {
-		if err := c.serve(); err != nil {
+		moved, err := c.serve()
+		if err != nil {
 			c.fail(err)
 			return
+		}
+		served := time.Now()
+		if d := p.after(moved, served); d > 0 && c.sink != nil {
+			c.pause(d)
 		}
 		if err := c.event.Unmask(); err != nil {
 			c.fail(err)
@@ -117,23 +124,58 @@ func (c *Conn) events() {
 			c.fail(err)
 			return
 		}
+		p.rested(served, time.Now())
 	}
 }
 
-func (c *Conn) serve() error {
-	wake(c.writable)
+func (c *Conn) pause(d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-c.closing:
+	}
+}
+
+// serve looks at both halves of the ring and reports whether anything had moved.
+func (c *Conn) serve() (moved bool, err error) {
+	room, err := c.roomMade()
+	if err != nil {
+		return false, err
+	}
+	if room {
+		wake(c.writable)
+	}
 	if c.sink == nil {
 		wake(c.readable)
-		return nil
+		return true, nil
 	}
 	c.rxMu.Lock()
 	defer c.rxMu.Unlock()
+	before := c.rx.Index()
 	blocked, err := c.drain()
 	if blocked && !c.refill {
 		c.refill = true
 		c.workers.Go(c.awaitRoom)
 	}
-	return err
+	return room || c.rx.Index() != before, err
+}
+
+// roomMade reports whether the other half has taken bytes since the last call.
+func (c *Conn) roomMade() (bool, error) {
+	c.txMu.Lock()
+	defer c.txMu.Unlock()
+	if c.closed {
+		return false, os.ErrClosed
+	}
+	free, err := c.tx.Free()
+	if err != nil {
+		return false, err
+	}
+	taken := c.tx.Index() + uint32(free) // the other half's index and the ring's size
+	moved := taken != c.taken
+	c.taken = taken
+	return moved, nil
 }
 
 // awaitRoom goes on with the ring as the sink gets room, until it can take all.
@@ -160,7 +202,7 @@ func (c *Conn) awaitRoom() {
 // which it must send for these bytes too. The caller holds rxMu.
 func (c *Conn) drain() (blocked bool, err error) {
 	moved := false
-	for range 32 {
+	for range 8 {
 		if c.closed {
 			return false, os.ErrClosed
 		}

@@ -39,7 +39,8 @@ type rig struct {
 	domU  *xensim.Conn
 	guest *xenstore.Store
 
-	log *slog.Logger // of the daemon; may be nil
+	log   *slog.Logger // of the daemon; may be nil
+	pulse func()       // of the daemon; may be nil
 }
 
 func newRig(t *testing.T) *rig {
@@ -117,6 +118,7 @@ func (r *rig) launch() (*server, <-chan struct{}) {
 		defer close(s.ended)
 		s.err = daemon.Run(ctx, daemon.Config{
 			Store: s.store, Hypervisor: s.hv, RunDir: r.runDir(), Ready: func() { close(ready) }, Log: r.log,
+			Pulse: r.pulse, PulseEvery: 20 * time.Millisecond,
 		})
 	}()
 	s.stop = func() {
