@@ -28,7 +28,8 @@ type rig struct {
 	store, guest *xenstore.Store
 	tools        *toolstack.Toolstack
 	dom          toolstack.Domain
-	mapped       atomic.Int64 // how often pages were mapped, or tried to be
+	mapped       atomic.Int64                                     // how often pages were mapped, or tried to be
+	fault        atomic.Pointer[func(xensim.Op, xen.DomID) error] // of a hypercall; may be nil
 }
 
 func newRig(t testing.TB) *rig {
@@ -36,9 +37,12 @@ func newRig(t testing.TB) *rig {
 	dir := t.TempDir()
 	r := &rig{t: t}
 	var err error
-	r.host, err = xensim.Start(dir, xensim.Config{Fault: func(op xensim.Op, _ xen.DomID) error {
+	r.host, err = xensim.Start(dir, xensim.Config{Fault: func(op xensim.Op, dom xen.DomID) error {
 		if op == xensim.OpMap {
 			r.mapped.Add(1)
+		}
+		if f := r.fault.Load(); f != nil {
+			return (*f)(op, dom)
 		}
 		return nil
 	}})
