@@ -18,6 +18,7 @@ import (
 	"github.com/xenchan/xenchan/toolstack"
 	"github.com/xenchan/xenchan/xen"
 	"github.com/xenchan/xenchan/xen/xensim"
+	"github.com/xenchan/xenchan/xenstore"
 	"github.com/xenchan/xenchan/xenstore/wire"
 )
 
@@ -261,6 +262,40 @@ func TestHostile(t *testing.T) {
 	t.Logf("beside %d violations: %v", len(violations()), all)
 	if n := len(violations()); n < 40 {
 		t.Errorf("only %d violations are listed", n)
+	}
+}
+
+// A guest that dies at any step of the handshake leaves nothing, and no zombie.
+func TestHostile_diesAtEachStep(t *testing.T) {
+	r := newRig(t)
+	r.daemon()
+	in := r.innocent()
+	var before held
+	for _, step := range steps {
+		t.Run(step.name, func(t *testing.T) {
+			r := *r
+			r.t = t
+			r.dom = r.domain("mortal")
+			m := &mallory{r: &r}
+			var err error
+			m.r.domU, err = xensim.Connect(t.Context(), r.dir, r.dom.ID)
+			r.check(err)
+			stream, err := r.domU.OpenStore(t.Context())
+			r.check(err)
+			r.guest = xenstore.New(stream)
+			m.c = r.attach(channel.Spec{Name: "short"})
+			m.await("2")
+			step.do(m)
+			r.guest.Close()
+			r.domU.Close() // every process of it at once
+			r.check(r.host.DestroyDomain(r.dom.ID))
+			r.eventually("its socket goes", func() bool { return !exists(m.c.Path) })
+			if before.Files == 0 {
+				before = r.held()
+			}
+			r.heldAgain(before)
+			in.take(t)
+		})
 	}
 }
 

@@ -128,7 +128,7 @@ var offerViolations = []violation{
 		m.storm(func() { m.index(outProd, m.get(outProd)+100) })
 		m.r.remove(other)
 	}},
-	{name: "ring-ref: changed without a word", late: func(m *mallory) { m.set("ring-ref", "12345") }, ends: "4"},
+	{name: "ring-ref: changed without a word", late: func(m *mallory) { m.set("ring-ref", "12345") }, ends: "5"}, // once we look
 	{name: "ring-ref: changed with state 3", late: func(m *mallory) { m.set("ring-ref", "12345"); m.set("state", "3") }, ends: "5"},
 }
 
@@ -248,6 +248,34 @@ var nodeViolations = []violation{
 		}()
 		time.Sleep(stormTime)
 	}, ends: "4"},
+}
+
+// steps are those of the handshake; a guest dies after each.
+var steps = []struct {
+	name string
+	do   func(*mallory)
+}{
+	{"before it has seen the device", func(*mallory) {}},
+	{"with a ring that nobody knows of", (*mallory).share},
+	{"with ring-ref alone", func(m *mallory) {
+		m.share()
+		m.set("ring-ref", m.pages.Refs()[0].String())
+	}},
+	{"with ring-ref and port", func(m *mallory) { m.share(); m.offer("1") }},
+	{"in state 3", func(m *mallory) { m.share(); m.publish() }},
+	{"when the backend is connected", func(m *mallory) { m.share(); m.publish(); m.await("4") }},
+	{"in state 4", func(m *mallory) { m.share(); m.publish(); m.await("4"); m.set("state", "4") }},
+	{"with a full ring", func(m *mallory) { m.share(); m.publish(); m.await("4"); m.index(outProd, 2048) }},
+	{"in state 5", func(m *mallory) { m.share(); m.publish(); m.await("4"); m.set("state", "5") }},
+	{"in state 6", func(m *mallory) { m.share(); m.publish(); m.await("4"); m.set("state", "6") }},
+	{"in state 1 again", func(m *mallory) {
+		m.share()
+		m.publish()
+		m.await("4")
+		m.set("state", "6")
+		m.await("6")
+		m.set("state", "1")
+	}},
 }
 
 // badOffer offers a ring of which one node has another value, or is missing if
