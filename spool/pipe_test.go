@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// killed is what a process of the model panics with.
-var killed = errors.New("killed")
+// errKilled is what a process of the model panics with.
+var errKilled = errors.New("killed")
 
 // world is what a process that dies leaves behind: the region, what the kernel
 // keeps, and the guest's page. Every byte that moves is counted by its place.
@@ -22,23 +22,23 @@ type world struct {
 	prod    uint32 // of the guest's ring
 	ring    RingID
 
-	fromClient, toClient int    // bytes that the client has sent and got
-	toGuest              []byte // what the guest has got
-	guest, taken         int    // bytes that the guest has sent, and that the log took
-	client               []byte // what the client has got
+	fromClient int    // bytes that the client has sent
+	toGuest    []byte // what the guest has got
+	taken      int    // bytes of the guest that the log took
+	client     []byte // what the client has got
 }
 
 // step is a place at which the process may be killed.
 func (w *world) step() {
 	if w.left--; w.left < 0 {
-		panic(killed)
+		panic(errKilled)
 	}
 }
 
 // life is one process: it goes on where the last one stopped.
 func (w *world) life() {
 	defer func() {
-		if r := recover(); r != nil && r != killed { //nolint:errorlint // the very value
+		if r := recover(); r != nil && r != errKilled {
 			panic(r)
 		}
 	}()

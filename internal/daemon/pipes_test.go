@@ -153,7 +153,7 @@ func (l *life) readPipe(to []byte) {
 func TestPipes_killedTowardsTheClient(t *testing.T) {
 	want := testPattern(90_000)
 	write := func(l *life, n int) {
-		n, err := l.out.Write(l.log.Peek()[:n])
+		_, err := l.out.Write(l.log.Peek()[:n])
 		l.check(err)
 	}
 	steps := []func(*life){
