@@ -14,7 +14,7 @@ GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 export CGO_ENABLED = 0
 BUILD := $(GO) build -trimpath -ldflags '-s -w'
 
-.PHONY: all demo deps check test test-fast test-xen xen-c xen-o bench bench-once soak fuzz lint cross install clean man
+.PHONY: all demo deps check test test-fast test-xen xen-c xen-o bench bench-once soak leaks fuzz lint cross install clean man
 
 all: bin/xenchan bin/xenchan-dm
 
@@ -90,6 +90,11 @@ bench-once:
 soak: KILLS ?= 1000
 soak:
 	KILLS=$(KILLS) SEED=$(SEED) $(GO) test -count=1 -v -timeout 60m -run '^TestSoak' ./internal/e2e
+
+# leaks does what must leave nothing behind as often as a large host does in years:
+# about ten minutes.
+leaks:
+	XENCHAN_ATTACHES=24000 XENCHAN_CLIENTS=100000 $(GO) test -count=1 -v -timeout 60m -run '^TestLeaks' ./internal/daemon
 
 # fuzz runs every fuzz target of every package for FUZZTIME.
 fuzz:

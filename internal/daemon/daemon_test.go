@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -420,49 +419,6 @@ func TestDevice_replacedWhileItEnds(t *testing.T) {
 		r.remove(c)
 		front.stop()
 	}
-}
-
-// Attach, use and detach, again and again, leaves nothing behind.
-func TestDevice_comesAndGoes(t *testing.T) {
-	r := newRig(t)
-	r.daemon()
-	r.attach(channel.Spec{Name: "stays"})
-	fds := func() int {
-		names, err := os.ReadDir("/proc/self/fd")
-		r.check(err)
-		return len(names)
-	}
-	round := func(kind channel.Connection) {
-		c := r.attach(channel.Spec{Name: "a", Connection: kind})
-		front := r.frontend(c)
-		r.connected(c)
-		guest := <-front.conns
-		r.write(guest, []byte("hello"))
-		if kind == channel.Socket {
-			client := r.dial(c.Path)
-			r.expect(client, []byte("hello"))
-			client.Close()
-		}
-		r.check(r.tools.Detach(t.Context(), r.dom, "a"))
-		<-front.ended
-		r.eventually("forgotten", func() bool { return len(r.status()) == 1 })
-	}
-	round(channel.Socket)
-	round(channel.PTY)
-	nodes := r.dump()
-	host := r.host.Domains()
-	files, goroutines := fds(), runtime.NumGoroutine()
-	for i := range 30 {
-		round([]channel.Connection{channel.Socket, channel.PTY}[i%2])
-	}
-	if diff := cmp.Diff(nodes, r.dump()); diff != "" {
-		t.Errorf("nodes (-before +after):\n%s", diff)
-	}
-	r.eventually("event channels, grants and mappings are as before", func() bool {
-		return cmp.Equal(host, r.host.Domains())
-	})
-	r.eventually("as many descriptors as before", func() bool { return fds() <= files })
-	r.eventually("as many goroutines as before", func() bool { return runtime.NumGoroutine() <= goroutines })
 }
 
 func TestDetach_isQuick(t *testing.T) {
