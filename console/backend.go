@@ -158,6 +158,9 @@ func (b *Backend) step(ctx context.Context) (gone bool, err error) {
 	case xenbus.Attach, xenbus.Reattach:
 		b.letGo()
 		err := b.attach(now)
+		if errors.Is(err, syscall.ECONNRESET) { // an embedded host's hypervisor is gone
+			return false, err
+		}
 		if err != nil && !guestsFault(err) {
 			b.Log.Warn("cannot attach yet", "error", err, "again_in", retryAfter)
 			b.retry = time.After(retryAfter)

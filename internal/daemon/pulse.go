@@ -1,25 +1,40 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"time"
 )
 
+// defaultPulse is how often a daemon takes its own pulse that nobody watches.
+const defaultPulse = 10 * time.Second
+
 // pulse calls Pulse again and again while the daemon makes progress: after every
-// loop has come by and every lock could be taken. A loop that hangs ends the pulse,
-// and then the service manager ends the daemon. So does a xenstored that has not
-// answered for as long; a connection to it that is stuck is the likelier cause.
+// loop has come by, every lock could be taken and xenstored has answered. A loop that
+// hangs ends the pulse, and then the service manager ends the daemon. So does a
+// xenstored that has not answered for as long; a connection to it that is stuck is
+// the likelier cause. Without a service manager the daemon waits, as channels that
+// are there need no xenstored, and says so in the log.
 func (d *Daemon) pulse(ctx context.Context) error {
-	if d.Pulse == nil {
-		return nil
-	}
-	tick := time.NewTicker(d.PulseEvery)
+	every := cmp.Or(d.PulseEvery, defaultPulse)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
-		if err := d.roundTrip(ctx); err != nil {
+		begin := time.Now()
+		warn := time.AfterFunc(every, func() {
+			d.Log.Warn("no progress: xenstored does not answer; channels go on, but none comes or goes", "for", every)
+		})
+		err := d.roundTrip(ctx)
+		if warned := !warn.Stop(); warned && err == nil {
+			d.Log.Warn("progress again", "after", time.Since(begin).Round(time.Second))
+		}
+		if err != nil {
 			return err
 		}
-		d.Pulse()
+		if d.Pulse != nil {
+			d.Pulse()
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -28,9 +43,12 @@ func (d *Daemon) pulse(ctx context.Context) error {
 	}
 }
 
-// roundTrip returns when follow and each device that serves has been through its
+// roundTrip returns when xenstored has answered, and follow and each device that serves has been through its
 // loop once more.
 func (d *Daemon) roundTrip(ctx context.Context) error {
+	if _, err := d.Store.Read(ctx, "domid"); err != nil {
+		return fmt.Errorf("ask xenstore which domain this is: %w", err)
+	}
 	select {
 	case d.nudge <- struct{}{}:
 	case <-ctx.Done():

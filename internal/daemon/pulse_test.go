@@ -1,8 +1,11 @@
 package daemon_test
 
 import (
+	"bytes"
 	"context"
 	"io"
+	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -25,6 +28,24 @@ func (g *gate) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// safeBuffer takes a log while others read it.
+type safeBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *safeBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *safeBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
 // The daemon's pulse beats while its devices' loops go round, stops when they
 // hang, though its timers run on, and beats again when they go on.
 func TestPulse_isOfTheLoops(t *testing.T) {
@@ -36,6 +57,7 @@ func TestPulse_isOfTheLoops(t *testing.T) {
 	store := xenstore.New(g)
 	defer store.Close()
 	beats := make(chan struct{}, 1)
+	var log safeBuffer
 	ready := make(chan struct{})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -49,6 +71,7 @@ func TestPulse_isOfTheLoops(t *testing.T) {
 				}
 			},
 			PulseEvery: time.Millisecond,
+			Log:        slog.New(slog.NewTextHandler(&log, nil)),
 		})
 	}()
 	defer func() { cancel(); <-ended }()
@@ -76,10 +99,16 @@ func TestPulse_isOfTheLoops(t *testing.T) {
 	if beat(500 * time.Millisecond) {
 		t.Error("it beats while the devices cannot look at their nodes")
 	}
+	if !strings.Contains(log.String(), "xenstored does not answer") {
+		t.Errorf("the log does not say why: %s", log.String())
+	}
 	g.mu.Unlock()
 	for range 10 {
 		if !beat(20 * time.Second) {
 			t.Fatal("no beat any more")
 		}
+	}
+	if !strings.Contains(log.String(), "progress again") {
+		t.Errorf("the log does not say that it goes on: %s", log.String())
 	}
 }

@@ -114,12 +114,15 @@ func (r *rig) launch() (*server, <-chan struct{}) {
 	s.hv, s.store = r.connect(0)
 	ctx, cancel := context.WithCancel(context.Background())
 	ready := make(chan struct{})
+	config := daemon.Config{
+		Store: s.store, Hypervisor: s.hv, RunDir: r.runDir(), Ready: func() { close(ready) }, Log: r.log,
+	}
+	if r.pulse != nil {
+		config.Pulse, config.PulseEvery = r.pulse, 20*time.Millisecond
+	}
 	go func() {
 		defer close(s.ended)
-		s.err = daemon.Run(ctx, daemon.Config{
-			Store: s.store, Hypervisor: s.hv, RunDir: r.runDir(), Ready: func() { close(ready) }, Log: r.log,
-			Pulse: r.pulse, PulseEvery: 20 * time.Millisecond,
-		})
+		s.err = daemon.Run(ctx, config)
 	}()
 	s.stop = func() {
 		cancel()

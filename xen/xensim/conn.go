@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/xenchan/xenchan/internal/sys"
 	"github.com/xenchan/xenchan/xen"
@@ -212,10 +213,17 @@ func (c *Conn) brokenError(err error) error {
 	return fmt.Errorf("the hypervisor is gone: %w", syscall.ECONNRESET)
 }
 
+// patience is how long a process that gives something back waits for the
+// hypervisor's word, in order that it can end while that stands still.
+const patience = 3 * time.Second
+
 // giveBack tells the hypervisor that a resource is not used any more. It is no
-// error if there is nobody left to tell, as then the resource is gone too.
+// error if there is nobody left to tell, as then the resource is gone too; nor if
+// nobody answers, as the connection is then closed, and all goes with it.
 func (c *Conn) giveBack(op Op, arg uint32) error {
+	_ = c.sock.SetReadDeadline(time.Now().Add(patience)) // also of a call under way
 	_, _, err := c.call(op, 0, arg)
+	_ = c.sock.SetReadDeadline(time.Time{})
 	if err == nil || c.isClosed() || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
 		return nil
 	}
