@@ -1,7 +1,6 @@
 package daemon_test
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"log/slog"
@@ -28,24 +27,6 @@ func (g *gate) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// safeBuffer takes a log while others read it.
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *safeBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *safeBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 // The daemon's pulse beats while its devices' loops go round, stops when they
 // hang, though its timers run on, and beats again when they go on.
 func TestPulse_isOfTheLoops(t *testing.T) {
@@ -57,7 +38,7 @@ func TestPulse_isOfTheLoops(t *testing.T) {
 	store := xenstore.New(g)
 	defer store.Close()
 	beats := make(chan struct{}, 1)
-	var log safeBuffer
+	var log syncBuffer
 	ready := make(chan struct{})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
