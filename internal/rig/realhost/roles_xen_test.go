@@ -3,9 +3,6 @@
 package realhost
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"os/exec"
 	"strings"
@@ -14,65 +11,6 @@ import (
 
 	"github.com/xenchan/xenchan/internal/rig/xlguest"
 )
-
-// The real guest agent answers over a channel that was plugged into its guest.
-func TestAgent_qemuGA(t *testing.T) {
-	startDaemon(t).ready()
-	g := guest(t, xlguest.Config{Agent: true})
-	path := attach(t, g.Name(), "connection=socket,name=org.qemu.guest_agent.0")
-	g.Run("mkdir -p /var/run /var/log; for i in $(seq 50); do (: <>/dev/hvc1) 2>/dev/null && break; usleep 100000; done\nqemu-ga -m isa-serial -p /dev/hvc1 >/dev/null 2>&1 </dev/null &")
-	for round := range 2 { // a client that comes again is answered too
-		c := client(t, path)
-		id := 4711 + round
-		// What comes before the agent has the terminal in raw mode is lost to its
-		// line mode, so a client asks until it is answered.
-		answered := make(chan struct{})
-		go func() {
-			for {
-				fmt.Fprintf(c, "\xff{\"execute\":\"guest-sync-delimited\",\"arguments\":{\"id\":%d}}\n", id)
-				select {
-				case <-answered:
-					fmt.Fprint(c, "{\"execute\":\"guest-ping\"}\n")
-					return
-				case <-time.After(2 * time.Second):
-				}
-			}
-		}()
-		answers := make(chan string, 100)
-		go func() {
-			r := bufio.NewReader(c)
-			for {
-				line, err := r.ReadBytes('\n')
-				if err != nil {
-					return
-				}
-				answers <- string(line[bytes.LastIndexByte(line, 0xff)+1:])
-			}
-		}()
-		expect(t, answers, fmt.Sprintf(`{"return":%d}`, id))
-		close(answered)
-		expect(t, answers, `{"return":{}}`)
-		c.Close()
-	}
-	g.Run("killall qemu-ga")
-}
-
-// expect skips lines until the wanted one, which is JSON.
-func expect(t *testing.T, lines <-chan string, want string) {
-	t.Helper()
-	limit := time.After(30 * time.Second)
-	for {
-		select {
-		case line := <-lines:
-			var compact bytes.Buffer
-			if json.Compact(&compact, []byte(line)) == nil && compact.String() == want {
-				return
-			}
-		case <-limit:
-			t.Fatalf("no answer %s", want)
-		}
-	}
-}
 
 // A daemon in a plain guest, a driver domain, serves another guest: with the
 // xenbus device for a store, and no more rights than such a domain has.
