@@ -49,7 +49,7 @@ mode = "0600"
 	var got []string
 	for _, r := range f.Rules {
 		for _, c := range r.Channels {
-			got = append(got, c.Spec.String())
+			got = append(got, c.String())
 			if c.File != "/etc/x/a.toml" {
 				t.Errorf("%+v", c)
 			}

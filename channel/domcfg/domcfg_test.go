@@ -1,6 +1,7 @@
 package domcfg
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -55,7 +56,7 @@ func TestReport_isBoundedAndInOrder(t *testing.T) {
 		r.Warn(Place{i, 1}, "", "warning", "", "")
 	}
 	warnings, err := r.Served()
-	errs := err.(Errors)
+	errs, _ := errors.AsType[Errors](err)
 	if len(errs) != maxMessages+1 || len(warnings) != maxMessages {
 		t.Fatalf("%d errors, %d warnings", len(errs), len(warnings))
 	}

@@ -56,9 +56,7 @@ func claims(text string) []string {
 	var all []string
 	text, table, _ := strings.Cut(text, "## Rules that past advisories teach")
 	for block := range strings.SplitSeq(text, "\n\n") {
-		for _, item := range strings.Split("\n"+block, "\n- ")[1:] {
-			all = append(all, item)
-		}
+		all = append(all, strings.Split("\n"+block, "\n- ")[1:]...)
 	}
 	for line := range strings.Lines(table) {
 		if strings.HasPrefix(line, "| XSA") {

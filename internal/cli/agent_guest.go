@@ -29,8 +29,11 @@ func (g *guestAgent) osCommand() *cobra.Command {
 					w := tabwriter.NewWriter(g.stdout, 0, 0, 2, ' ', 0)
 					defer w.Flush()
 					for _, row := range [][2]string{
-						{"system", o.PrettyName}, {"id", o.ID}, {"version", o.VersionID},
-						{"kernel", o.KernelRelease}, {"machine", o.Machine},
+						{"system", o.PrettyName},
+						{"id", o.ID},
+						{"version", o.VersionID},
+						{"kernel", o.KernelRelease},
+						{"machine", o.Machine},
 					} {
 						fmt.Fprintf(w, "%s\t%s\n", row[0], cell(row[1]))
 					}

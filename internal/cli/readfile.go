@@ -41,12 +41,12 @@ func (a *app) readSource(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch kind := info.Mode().Type(); {
-	case kind == 0:
+	switch info.Mode().Type() {
+	case 0:
 		return readAll(f)
-	case kind == fs.ModeDir:
+	case fs.ModeDir:
 		return nil, fmt.Errorf("%s is a directory, not a domain configuration", path)
-	case kind == fs.ModeNamedPipe:
+	case fs.ModeNamedPipe:
 		return readPipe(f, pipePatience)
 	}
 	return nil, fmt.Errorf("%s is a device, not a domain configuration", path)

@@ -92,7 +92,7 @@ func (p *planner) add(d domain, name string, want domcfg.Located, have toolstack
 
 // stale says that a channel was declared, and not like this.
 func (d domain) stale(want domcfg.Located, have toolstack.Channel) bool {
-	return have.Origin == channel.OriginDeclared && (have.DeclaredAs != want.Spec.String() || d.broken[have.Name])
+	return have.Origin == channel.OriginDeclared && (have.DeclaredAs != want.String() || d.broken[have.Name])
 }
 
 // leaving finds channels that were declared and no longer are, or not as they were.

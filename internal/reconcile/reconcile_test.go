@@ -141,16 +141,31 @@ func TestApply_files(t *testing.T) {
 		{"no file", func() {}, nil, "", ""},
 		{"added", func() { r.file("a.toml", declare("web", agent)) }, []string{"web/agent attached"}, "agent:declared", ""},
 		{"again", func() {}, []string{"web/agent kept"}, "agent:declared", ""},
-		{"one more", func() { r.file("b.toml", declare("*", "connection=pty,name=log")) },
-			[]string{"web/agent kept", "web/log attached", "db/log attached"}, "agent:declared log:declared", "log:declared"},
-		{"changed", func() { r.file("a.toml", declare("web", agent+",spool=4MiB")) },
-			[]string{"web/agent replaced", "web/log kept", "db/log kept"}, "agent:declared log:declared", "log:declared"},
-		{"written otherwise", func() { r.file("a.toml", declare("web", "spool=4M , name=agent,connection=socket")) },
-			[]string{"web/agent kept", "web/log kept", "db/log kept"}, "agent:declared log:declared", "log:declared"},
-		{"moved", func() { r.check(os.Rename(filepath.Join(r.drop, "a.toml"), filepath.Join(r.drop, "c.toml"))) },
-			[]string{"web/agent kept", "web/log kept", "db/log kept"}, "agent:declared log:declared", "log:declared"},
-		{"removed", func() { r.check(os.Remove(filepath.Join(r.drop, "b.toml"))) },
-			[]string{"web/agent kept", "web/log detached", "db/log detached"}, "agent:declared", ""},
+		{
+			"one more", func() { r.file("b.toml", declare("*", "connection=pty,name=log")) },
+			[]string{"web/agent kept", "web/log attached", "db/log attached"},
+			"agent:declared log:declared", "log:declared",
+		},
+		{
+			"changed", func() { r.file("a.toml", declare("web", agent+",spool=4MiB")) },
+			[]string{"web/agent replaced", "web/log kept", "db/log kept"},
+			"agent:declared log:declared", "log:declared",
+		},
+		{
+			"written otherwise", func() { r.file("a.toml", declare("web", "spool=4M , name=agent,connection=socket")) },
+			[]string{"web/agent kept", "web/log kept", "db/log kept"},
+			"agent:declared log:declared", "log:declared",
+		},
+		{
+			"moved", func() { r.check(os.Rename(filepath.Join(r.drop, "a.toml"), filepath.Join(r.drop, "c.toml"))) },
+			[]string{"web/agent kept", "web/log kept", "db/log kept"},
+			"agent:declared log:declared", "log:declared",
+		},
+		{
+			"removed", func() { r.check(os.Remove(filepath.Join(r.drop, "b.toml"))) },
+			[]string{"web/agent kept", "web/log detached", "db/log detached"},
+			"agent:declared", "",
+		},
 		{"all removed", func() { r.check(os.RemoveAll(r.drop)) }, []string{"web/agent detached"}, "", ""},
 	}
 	for _, s := range steps {
