@@ -24,7 +24,7 @@ func TestHotplug_stream(t *testing.T) {
 			sizes := map[string]int{"socket": mebi, "pty": mebi}
 			if pvh {
 				g = xlguest.Start(t, xlguest.Config{PVH: true}) // no other test has a use for it
-				sizes["pty"] = mebi / 8
+				sizes = map[string]int{"socket": mebi / 4, "pty": mebi / 8}
 			} else {
 				g = guest(t, xlguest.Config{})
 			}
