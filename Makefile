@@ -1,4 +1,4 @@
-# make          builds bin/xenchan, static
+# make          builds bin/xenchan and bin/xenchan-guest, static
 # make demo     the main job, end to end, without Xen
 # make test     everything, real Xen included; installs what it needs (as root)
 GO      ?= go
@@ -16,7 +16,7 @@ BUILD := $(GO) build -trimpath -ldflags '-s -w'
 
 .PHONY: all demo deps check test test-fast test-xen xen-c xen-o bench bench-once soak leaks fuzz lint cross install clean man
 
-all: bin/xenchan bin/xenchan-dm
+all: bin/xenchan bin/xenchan-dm bin/xenchan-guest
 
 bin/xenchan: FORCE
 	$(BUILD) -o $@ ./cmd/xenchan
@@ -24,6 +24,9 @@ bin/xenchan: FORCE
 # The same program, which goes by the name that it is started with.
 bin/xenchan-dm: bin/xenchan
 	ln -sf xenchan $@
+
+bin/xenchan-guest: FORCE
+	$(BUILD) -o $@ ./cmd/xenchan-guest
 
 bin/rigctl: FORCE
 	$(BUILD) -o $@ ./internal/rig/rigctl
@@ -111,6 +114,8 @@ lint:
 cross:
 	GOARCH=amd64 $(BUILD) -o bin/xenchan-amd64 ./cmd/xenchan
 	GOARCH=arm64 $(BUILD) -o bin/xenchan-arm64 ./cmd/xenchan
+	GOARCH=amd64 $(BUILD) -o bin/xenchan-guest-amd64 ./cmd/xenchan-guest
+	GOARCH=arm64 $(BUILD) -o bin/xenchan-guest-arm64 ./cmd/xenchan-guest
 
 # install puts what make has built, and what runs it at boot, below DESTDIR; see
 # docs/install.md. A configuration that is there stays.

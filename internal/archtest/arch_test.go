@@ -27,13 +27,13 @@ var tiers = [][]string{
 	{"ring", "xen", "xenstore/wire", "channel", "spool", "xenbus", "agent/qga", "internal/sys"},
 	{"channel/domcfg"},
 	{"channel/xlcfg", "channel/xlcfg/xlcfgtest", "channel/declared", "channel/domxml", "xenstore", "xenstore/storeserver", "xenstore/storetest", "xen/xentest", "endpoint", "internal/sandbox", "internal/fdstore"},
-	{"channel/convert", "endpoint/unixsock", "endpoint/pty", "endpoint/endpointtest", "xen/xendev", "xen/xensim"},
-	{"console", "toolstack"},
+	{"channel/convert", "guest", "endpoint/unixsock", "endpoint/pty", "endpoint/endpointtest", "xen/xendev", "xen/xensim"},
+	{"console", "toolstack", "internal/guestcli"},
 	{"internal/daemon", "internal/reconcile", "internal/simguest"},
 	{"internal/devicemodel"},
 	{"internal/sim", "internal/xl", "internal/doctor", "internal/watch"},
 	{"internal/cli"},
-	{"cmd/xenchan", "internal/manpages"},
+	{"cmd/xenchan", "cmd/xenchan-guest", "internal/manpages"},
 }
 
 // apart are packages that no package of the product imports: tests and the

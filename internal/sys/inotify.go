@@ -34,9 +34,16 @@ func NewInotify() (*Inotify, error) {
 // AddOpen reports each open of the file at path, whoever does it and by
 // whichever name. The watch descriptor that it returns is positive and is not
 // used again for another file.
-func (in *Inotify) AddOpen(path string) (wd int32, err error) {
+func (in *Inotify) AddOpen(path string) (wd int32, err error) { return in.add(path, unix.IN_OPEN) }
+
+// AddUse is AddOpen that reports each close too.
+func (in *Inotify) AddUse(path string) (wd int32, err error) {
+	return in.add(path, unix.IN_OPEN|unix.IN_CLOSE)
+}
+
+func (in *Inotify) add(path string, mask uint32) (wd int32, err error) {
 	err = control(in.rc, func(fd int) error {
-		n, err := unix.InotifyAddWatch(fd, path, unix.IN_OPEN)
+		n, err := unix.InotifyAddWatch(fd, path, mask)
 		wd = int32(n)
 		if err != nil {
 			return &os.PathError{Op: "inotify_add_watch", Path: path, Err: err}
@@ -60,6 +67,21 @@ func (in *Inotify) Remove(wd int32) error {
 // Overflow is the watch descriptor that [Inotify.Take] gives when events of any
 // watch may have been lost.
 const Overflow int32 = -1
+
+// Wait blocks, without holding a thread, until there is something to take, and
+// fails once the instance is closed.
+func (in *Inotify) Wait() error {
+	var err error
+	cerr := in.rc.Read(func(fd uintptr) bool {
+		var r Readiness
+		r, err = pollFD(int(fd))
+		return err != nil || r.In
+	})
+	if cerr != nil {
+		return cerr
+	}
+	return err
+}
 
 // Take returns, without blocking, the watch descriptors of the events that are
 // queued, at most a buffer full of them; none when the queue is empty.

@@ -1,0 +1,287 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func name(devid int) string { return fmt.Sprintf("org.example.%d", devid) }
+
+// Whatever is plugged, unplugged and restored, and however many of these happen
+// before anybody looks, each link leads to the channel's own terminal.
+func TestPredict_isWhatTheKernelDoes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		first := rapid.IntRange(0, 1).Draw(t, "first")
+		slots := make(map[key]int) // the kernel's
+		var now []console
+		known := make(map[key]int)
+		clock := uint64(0)
+		lowest := func() int {
+			taken := slices.Collect(maps.Values(slots))
+			n := first
+			for slices.Contains(taken, n) {
+				n++
+			}
+			return n
+		}
+		for range rapid.IntRange(1, 30).Draw(t, "steps") {
+			moved := make(map[key]bool)
+			switch {
+			case len(now) > 0 && rapid.IntRange(0, 9).Draw(t, "restore") == 0:
+				slices.SortFunc(now, func(a, b console) int { return int(a.dev) - int(b.dev) })
+				for _, c := range now {
+					delete(slots, c.key())
+					slots[c.key()] = lowest()
+					moved[c.key()] = true
+				}
+			case len(now) > 0 && rapid.Bool().Draw(t, "unplug"):
+				i := rapid.IntRange(0, len(now)-1).Draw(t, "which")
+				delete(slots, now[i].key())
+				now = slices.Delete(now, i, i+1)
+			default:
+				for range rapid.IntRange(1, 3).Draw(t, "plug") {
+					if len(now) < ttys-first {
+						clock += 2
+						c := console{id: fmt.Sprintf("console-%d", clock), dev: clock, bind: clock + 1}
+						slots[c.key()] = lowest()
+						now = append(now, c)
+					}
+				}
+			}
+			known = predict(known, moved, slices.Clone(now), first)
+			if !maps.Equal(known, slots) {
+				t.Fatalf("predicted %v, the kernel has %v", known, slots)
+			}
+		}
+	})
+}
+
+func TestHold_followsTheKernel(t *testing.T) {
+	for _, old := range []bool{false, true} {
+		t.Run(fmt.Sprintf("neverReuse=%v", old), func(t *testing.T) {
+			k := newKernel(t)
+			k.neverReuse = old
+			for devid := range 4 {
+				k.plug(devid+1, name(devid+1))
+			}
+			stop := k.hold()
+			k.agree(name)
+			k.unplug(2)
+			k.agree(name)
+			k.plug(5, name(5))
+			k.agree(name)
+			k.unplug(1)
+			k.agree(name)
+			if !old {
+				k.plug(6, name(6))
+				k.plug(7, name(7))
+				k.agree(name)
+				k.unplug(3)
+				k.restore() // 4 goes to 3's place, and so on
+				k.agree(name)
+			}
+			stop()
+			// The next holder knows what is no longer to be seen.
+			stop = k.hold()
+			k.agree(name)
+			stop()
+			for _, a := range aliases {
+				if _, err := os.Stat(filepath.Join(k.dev, a, name(5))); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+}
+
+// A holder that knows nothing of an earlier life finds the terminals that are there,
+// and takes them in the order in which the consoles came.
+func TestHold_findsByOpening(t *testing.T) {
+	k := newKernel(t)
+	for devid := range 4 {
+		k.plug(devid+1, name(devid+1))
+	}
+	k.unplug(1)
+	k.unplug(3)
+	defer k.hold()()
+	k.agree(name)
+}
+
+func TestSetup_once(t *testing.T) {
+	k := newKernel(t)
+	step := func() {
+		t.Helper()
+		k.check(Setup(t.Context(), k.config()))
+		k.agree(name)
+	}
+	k.plug(1, name(1))
+	k.plug(2, name(2))
+	k.plug(3, name(3))
+	step()
+	k.unplug(2)
+	step()
+	k.unplug(1)
+	step()
+	k.plug(4, name(4))
+	step()
+	k.restore()
+	step()
+	defer k.hold()()
+	if err := Setup(t.Context(), k.config()); !errors.Is(err, ErrHeld) {
+		t.Errorf("%v beside a holder", err)
+	}
+}
+
+func TestHold_rawBeforeAnybodyOpens(t *testing.T) {
+	k := newKernel(t)
+	k.plug(1, name(1))
+	defer k.hold()()
+	k.agree(name)
+	host := k.host(1).(*os.File)
+	_, err := host.WriteString("a\rb\x03c\n")
+	k.check(err)
+	conn, err := Open(t.Context(), k.links, name(1))
+	k.check(err)
+	defer conn.Close()
+	got := make([]byte, 6)
+	if _, err := io.ReadFull(conn, got); string(got) != "a\rb\x03c\n" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	_, err = conn.Write([]byte("x\n"))
+	k.check(err)
+	back := make([]byte, 100)
+	if n, err := host.Read(back); string(back[:n]) != "x\n" || err != nil {
+		t.Errorf("the host reads %q, %v: no echo may come before", back[:n], err)
+	}
+}
+
+// The host learns who has a channel open, also again after a restore, and a
+// program that has gone leaves the line raw.
+func TestHold_tellsTheHost(t *testing.T) {
+	k := newKernel(t)
+	k.plug(1, name(1))
+	k.plug(2, name(2))
+	defer k.hold()()
+	is := func(devid int, want string) {
+		t.Helper()
+		eventually(t, func() error {
+			if got := k.use(devid); got != want {
+				return fmt.Errorf("console %d is %q, want %q", devid, got, want)
+			}
+			return nil
+		})
+	}
+	is(1, "closed")
+	is(2, "closed")
+	// Our own process is the holder here; another has to open it.
+	program := startProgram(t, "sh", "-c", "stty sane; read -r x", filepath.Join(k.links, name(2)))
+	is(2, "open")
+	is(1, "closed")
+	k.restore()
+	is(1, "closed")
+	program()
+	is(2, "closed")
+	k.agree(name)
+	eventually(t, func() error { return isRaw(filepath.Join(k.links, name(2))) })
+	k.unplug(2)
+	k.agree(name)
+	if _, err := k.dom0.List(t.Context(), node(2)); err == nil {
+		t.Error("the nodes of an unplugged console are there again")
+	}
+}
+
+func TestHold_refusesBadNames(t *testing.T) {
+	k := newKernel(t)
+	bad := []string{"..", "a/b", ".hidden", "a\nb", ""}
+	for i, n := range bad {
+		k.plug(i+1, n)
+	}
+	k.plug(6, "good")
+	k.plug(7, strings.Repeat("x", 256))
+	defer k.hold()()
+	eventually(t, func() error {
+		if got := k.linked(); len(got) != 1 || got["good"] != filepath.Join(k.dev, "hvc6") {
+			return fmt.Errorf("%v", got)
+		}
+		return nil
+	})
+}
+
+func TestConn_goesOnAfterAHangUp(t *testing.T) {
+	k := newKernel(t)
+	k.plug(1, name(1))
+	k.plug(2, name(2))
+	defer k.hold()()
+	k.agree(name)
+	conn, err := Open(t.Context(), k.links, name(2))
+	k.check(err)
+	defer conn.Close()
+	k.unplug(1)
+	k.unplug(2)
+	k.agree(name)
+	go func() {
+		k.plug(3, name(2)) // at another place
+	}()
+	k.check(second(fmt.Fprintln(conn, "here again")))
+	eventually(t, func() error {
+		if len(k.linked()) != 1 {
+			return errors.New("no link")
+		}
+		return nil
+	})
+	buf := make([]byte, 100)
+	if n, err := k.host(3).Read(buf); string(buf[:n]) != "here again\n" || err != nil {
+		t.Errorf("%q, %v", buf[:n], err)
+	}
+	k.check(second(io.WriteString(k.host(3), "ping")))
+	if n, err := conn.Read(buf); string(buf[:n]) != "ping" || err != nil {
+		t.Errorf("%q, %v", buf[:n], err)
+	}
+	time.AfterFunc(50*time.Millisecond, func() { conn.Close() })
+	if _, err := conn.Read(buf); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v after Close", err)
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+func TestWait_limit(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := Wait(ctx, t.TempDir(), "x"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+	if _, err := Wait(ctx, t.TempDir(), "../x"); err == nil || errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+}
+
+func FuzzParseSaved(f *testing.F) {
+	f.Add("1\nconsole-1 12 3\n")
+	f.Add("")
+	f.Add("1\nconsole-1 -1 900\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		s, err := parseSaved(text)
+		if err != nil {
+			return
+		}
+		again, err := parseSaved(s.String())
+		if err != nil || !maps.Equal(s.of, again.of) {
+			t.Errorf("%q is read as %v, and then %v, %v", text, s, again, err)
+		}
+	})
+}

@@ -1,0 +1,286 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/xenchan/xenchan/internal/sys"
+	"github.com/xenchan/xenchan/xen"
+	"github.com/xenchan/xenchan/xenstore"
+	"github.com/xenchan/xenchan/xenstore/storeserver"
+	"github.com/xenchan/xenchan/xenstore/wire"
+)
+
+// kernel stands in for Linux with hvc_xen: sysfs, terminals and xenstore.
+type kernel struct {
+	t                   testing.TB
+	sysfs, dev, run     string
+	links               string
+	dom0, guest         *xenstore.Store
+	slots               [ttys]*pty
+	consoles            []int // devids in the order in which they came
+	devices             map[int]int
+	last                int  // highest terminal ever given
+	neverReuse, primary bool // as old kernels
+	domid               int
+}
+
+// pty is a terminal, and what the host holds of it.
+type pty struct {
+	devid         int
+	master, slave *os.File
+}
+
+func (p *pty) close() {
+	p.master.Close()
+	p.slave.Close()
+}
+
+func newKernel(t testing.TB) *kernel {
+	t.Helper()
+	// In a tmpfs, as in sysfs, inode numbers grow.
+	base, err := os.MkdirTemp("/dev/shm", "xenchan-guest")
+	if err != nil {
+		t.Fatalf("this test needs a tmpfs at /dev/shm: %v", err)
+	}
+	k := &kernel{
+		t: t, sysfs: filepath.Join(base, "driver"), dev: filepath.Join(base, "dev"), run: filepath.Join(base, "run"),
+		links: filepath.Join(base, "dev/xen-channel"), devices: make(map[int]int), primary: true, domid: 1,
+	}
+	server := storeserver.New(storeserver.Config{})
+	var wg sync.WaitGroup
+	t.Cleanup(func() {
+		k.dom0.Close()
+		k.guest.Close()
+		server.Close()
+		wg.Wait()
+		for _, p := range k.slots {
+			if p != nil {
+				p.close()
+			}
+		}
+		os.RemoveAll(base)
+	})
+	for _, d := range []string{k.sysfs, k.dev, filepath.Join(base, "devices")} {
+		k.check(os.MkdirAll(d, 0o755))
+	}
+	open := func(dom xen.DomID) *xenstore.Store {
+		here, there := net.Pipe()
+		wg.Go(func() { server.ServeConn(there, dom) })
+		return xenstore.New(here)
+	}
+	k.dom0 = open(0)
+	k.check(server.IntroduceDomain(1))
+	home := wire.Perms{{Access: wire.AccessNone, DomID: 1}}
+	k.check(k.dom0.Write(t.Context(), "/local/domain/1/domid", "1"))
+	k.check(k.dom0.Write(t.Context(), "/local/domain/1/console/port", "2"))
+	for _, n := range []string{"", "/domid", "/console", "/console/port"} {
+		k.check(k.dom0.SetPerms(t.Context(), "/local/domain/1"+n, home))
+	}
+	k.guest = open(1)
+	return k
+}
+
+func (k *kernel) check(err error) {
+	k.t.Helper()
+	if err != nil {
+		k.t.Fatal(err)
+	}
+}
+
+func (k *kernel) ctx() context.Context { return context.Background() }
+
+func (k *kernel) config() Config {
+	return Config{Store: k.guest, Dir: k.links, sysfs: k.sysfs, dev: k.dev, run: k.run}
+}
+
+func node(devid int) string { return "/local/domain/1/device/console/" + strconv.Itoa(devid) }
+
+// plug adds a console as the host and then the driver do.
+func (k *kernel) plug(devid int, name string) {
+	k.t.Helper()
+	k.nodes(devid, name, "1")
+	k.devices[devid]++
+	id := fmt.Sprintf("console-%d", devid)
+	dir := filepath.Join(filepath.Dir(k.sysfs), "devices", fmt.Sprint(id, ".", k.devices[devid]))
+	k.check(os.Mkdir(dir, 0o755))
+	k.check(os.Symlink(dir, filepath.Join(k.sysfs, id)))
+	k.alloc(devid)
+	k.consoles = append(k.consoles, devid)
+	k.nodes(devid, name, "3")
+}
+
+func (k *kernel) nodes(devid int, name, state string) {
+	k.t.Helper()
+	err := k.dom0.Tx(k.ctx(), func(tx *xenstore.Tx) error {
+		for n, v := range map[string]string{"name": name, "state": state} {
+			if err := tx.Write(k.ctx(), node(devid)+"/"+n, v); err != nil {
+				return err
+			}
+			if err := tx.SetPerms(k.ctx(), node(devid)+"/"+n, wire.Perms{{Access: wire.AccessNone, DomID: 1}}); err != nil {
+				return err
+			}
+		}
+		return tx.SetPerms(k.ctx(), node(devid), wire.Perms{{Access: wire.AccessNone, DomID: 1}})
+	})
+	k.check(err)
+}
+
+// alloc is hvc_alloc.
+func (k *kernel) alloc(devid int) {
+	first := 0
+	if k.primary {
+		first = 1
+	}
+	if k.neverReuse {
+		first = k.last + 1
+	}
+	for n := first; n < ttys; n++ {
+		if k.slots[n] != nil {
+			continue
+		}
+		master, err := sys.OpenPTMX()
+		k.check(err)
+		rc, err := master.SyscallConn()
+		k.check(err)
+		number, err := sys.PTYNumber(rc)
+		k.check(err)
+		k.check(sys.UnlockPTY(rc))
+		slave, err := sys.OpenPTYPeer(rc)
+		k.check(err)
+		k.slots[n] = &pty{devid, master, slave}
+		k.last = max(k.last, n)
+		k.check(os.Symlink(fmt.Sprintf("/dev/pts/%d", number), filepath.Join(k.dev, fmt.Sprintf("hvc%d", n))))
+		return
+	}
+	k.t.Fatal("no terminal is free")
+}
+
+// release is hvc_remove.
+func (k *kernel) release(devid int) {
+	for n, p := range k.slots {
+		if p != nil && p.devid == devid {
+			k.check(os.Remove(filepath.Join(k.dev, fmt.Sprintf("hvc%d", n))))
+			p.close()
+			k.slots[n] = nil
+		}
+	}
+}
+
+func (k *kernel) unplug(devid int) {
+	k.t.Helper()
+	k.release(devid)
+	k.check(os.Remove(filepath.Join(k.sysfs, fmt.Sprintf("console-%d", devid))))
+	k.consoles = slices.DeleteFunc(k.consoles, func(d int) bool { return d == devid })
+	k.check(k.dom0.Remove(k.ctx(), node(devid)))
+}
+
+// restore is what happens to a guest that is saved and restored: no process runs
+// meanwhile, so a watch fires at its end.
+func (k *kernel) restore() {
+	k.t.Helper()
+	for _, devid := range k.consoles {
+		k.release(devid)
+		k.alloc(devid)
+		k.check(k.dom0.Remove(k.ctx(), node(devid)+"/"+UseNode))
+	}
+	k.domid++
+	k.check(k.dom0.Write(k.ctx(), "/local/domain/1/domid", strconv.Itoa(k.domid)))
+	k.check(k.dom0.Mkdir(k.ctx(), "/local/domain/1/device/console"))
+	for _, devid := range k.consoles {
+		k.check(k.dom0.Write(k.ctx(), node(devid)+"/state", "3"))
+	}
+}
+
+// truth is the terminal of each channel, whose name is name(devid).
+func (k *kernel) truth(name func(devid int) string) map[string]string {
+	all := make(map[string]string)
+	for n, p := range k.slots {
+		if p != nil {
+			all[name(p.devid)] = filepath.Join(k.dev, fmt.Sprintf("hvc%d", n))
+		}
+	}
+	return all
+}
+
+// linked is what the links say.
+func (k *kernel) linked() map[string]string {
+	all := make(map[string]string)
+	entries, _ := os.ReadDir(k.links)
+	for _, e := range entries {
+		tty, err := os.Readlink(filepath.Join(k.links, e.Name()))
+		k.check(err)
+		all[e.Name()] = tty
+	}
+	return all
+}
+
+// agree waits until the links are true.
+func (k *kernel) agree(name func(int) string) {
+	k.t.Helper()
+	want := k.truth(name)
+	eventually(k.t, func() error {
+		if got := k.linked(); !maps.Equal(got, want) {
+			return fmt.Errorf("links %v, want %v", got, want)
+		}
+		return nil
+	})
+}
+
+func eventually(t testing.TB, f func() error) {
+	t.Helper()
+	var err error
+	for range 2000 {
+		if err = f(); err == nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatal(err)
+}
+
+// hold runs a holder until the function that it returns is called.
+func (k *kernel) hold() (stop func()) {
+	k.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	up, done := make(chan struct{}), make(chan error, 1)
+	go func() { done <- Hold(ctx, k.config(), func() { close(up) }) }()
+	select {
+	case <-up:
+	case err := <-done:
+		k.t.Fatal(err)
+	}
+	return func() {
+		cancel()
+		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+			k.t.Error(err)
+		}
+	}
+}
+
+func (k *kernel) use(devid int) string {
+	v, _ := k.dom0.Read(k.ctx(), node(devid)+"/"+UseNode)
+	return v
+}
+
+// say sends a line from the host's end of a console.
+func (k *kernel) host(devid int) io.ReadWriter {
+	for _, p := range k.slots {
+		if p != nil && p.devid == devid {
+			return p.master
+		}
+	}
+	k.t.Fatal("no such console")
+	return nil
+}

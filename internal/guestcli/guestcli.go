@@ -1,0 +1,165 @@
+// Package guestcli is the command line of the guest's binary.
+//
+// Results go to stdout. Everything else goes to stderr and begins with
+// "xenchan-guest: ".
+package guestcli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/xenchan/xenchan/guest"
+)
+
+// Exit statuses, those of xenchan.
+const (
+	exitFailed  = 1
+	exitUsage   = 2
+	exitTimeout = 4
+)
+
+const exitHelp = `Exit status:
+  0 done, 1 failed, 2 wrong usage, 4 timed out`
+
+// app is what all commands share.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+
+	dir string // of the links
+}
+
+// Main runs the command line and returns the exit status.
+func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	err := a.execute(ctx, args)
+	if err == nil {
+		return 0
+	}
+	if e, ok := errors.AsType[*exec.ExitError](err); ok && e.Exited() {
+		return e.ExitCode() // run's command has said the rest
+	}
+	a.warn("%v", err)
+	var usage usageError
+	switch {
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.Is(err, context.DeadlineExceeded):
+		return exitTimeout
+	}
+	return exitFailed
+}
+
+// usageError is wrong usage.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+func (a *app) warn(format string, args ...any) {
+	fmt.Fprintf(a.stderr, "xenchan-guest: "+format+"\n", args...)
+}
+
+// command is one of the binary's. Cobra would make the binary too large.
+type command struct {
+	use, short, long, example string
+	least, most               int // arguments; most may be -1
+	flags                     *pflag.FlagSet
+	run                       func(ctx context.Context, args []string) error
+}
+
+func (c command) name() string { return strings.Fields(c.use)[0] }
+
+// newFlags is a command's flags, with those of all.
+func (a *app) newFlags() *pflag.FlagSet {
+	f := pflag.NewFlagSet("", pflag.ContinueOnError)
+	f.StringVar(&a.dir, "dir", guest.Dir, "`DIR` of the channels")
+	f.BoolP("help", "h", false, "show what a command does")
+	f.Usage = func() {}
+	return f
+}
+
+// execute runs a command line.
+func (a *app) execute(ctx context.Context, args []string) error {
+	if len(args) == 0 || args[0] == "help" || args[0] == "--help" || args[0] == "-h" {
+		a.help()
+		return nil
+	}
+	for _, c := range a.commands() {
+		if c.name() != args[0] {
+			continue
+		}
+		err := c.flags.Parse(args[1:])
+		switch rest := c.flags.Args(); {
+		case errors.Is(err, pflag.ErrHelp):
+			c.help(a.stdout)
+			return nil
+		case err != nil:
+			return usagef("%w; see `xenchan-guest %s --help`", err, c.name())
+		case len(rest) < c.least:
+			return usagef("too few arguments; usage: xenchan-guest %s", c.use)
+		case c.most >= 0 && len(rest) > c.most:
+			return usagef("too many arguments from %q on; usage: xenchan-guest %s", rest[c.most], c.use)
+		default:
+			return c.run(ctx, rest)
+		}
+	}
+	return usagef("unknown command %q; `xenchan-guest --help` lists them", args[0])
+}
+
+func (a *app) commands() []command {
+	return []command{a.listCommand(), a.waitCommand(), a.openCommand(), a.runCommand(), a.setupCommand(), a.versionCommand()}
+}
+
+func (a *app) help() {
+	fmt.Fprint(a.stdout, `xenchan-guest finds the channels between this guest and its host by name. Each is a
+terminal below `+guest.Dir+`.
+
+Usage:
+  xenchan-guest COMMAND [flags]
+
+Examples:
+  xenchan-guest list
+  xenchan-guest wait org.example.agent.0 --timeout 30s
+  echo hello | xenchan-guest open org.example.agent.0
+  xenchan-guest run org.qemu.guest_agent.0 -- qemu-ga -m isa-serial -p {}
+
+Commands:
+`)
+	for _, c := range a.commands() {
+		fmt.Fprintf(a.stdout, "  %-10s  %s\n", c.name(), c.short)
+	}
+	fmt.Fprintf(a.stdout, "\n%s\n\n`xenchan-guest COMMAND --help` says more about a command.\n", exitHelp)
+}
+
+func (c command) help(w io.Writer) {
+	fmt.Fprintf(w, "%s\n\nUsage:\n  xenchan-guest %s\n\nExamples:\n%s\n\nFlags:\n%s", c.long, c.use, c.example, c.flags.FlagUsages())
+}
+
+// hintAfter is how long a command waits in silence.
+const hintAfter = 2 * time.Second
+
+// wait waits for a channel, for ever if limit is 0, and says so after a while.
+func (a *app) wait(ctx context.Context, name string, limit time.Duration) (string, error) {
+	hint := time.AfterFunc(hintAfter, func() {
+		a.warn("waiting for channel %s; `xenchan-guest list` has those that are there", name)
+	})
+	defer hint.Stop()
+	if limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	return guest.Wait(ctx, a.dir, name)
+}
