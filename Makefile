@@ -14,7 +14,7 @@ GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 export CGO_ENABLED = 0
 BUILD := $(GO) build -trimpath -ldflags '-s -w'
 
-.PHONY: all demo deps check test test-fast test-xen xen-c xen-o bench bench-once soak leaks fuzz lint cross install clean man
+.PHONY: all demo deps check test test-fast test-xen xen-c xen-o bench bench-once soak leaks fuzz lint cross install install-guest clean man
 
 all: bin/xenchan bin/xenchan-dm bin/xenchan-guest
 
@@ -64,13 +64,13 @@ test-fast: deps check bin/xenchan
 # machines run at once, as one leaves half of the time unused: one with the C
 # xenstored, and one with the OCaml xenstored for what depends on it, with fewer
 # rounds, and for what does not care.
-IN_DOM0 = $(GO) test -tags xen -p 1 -count=1 -timeout 30m -exec '$(CURDIR)/bin/rigctl test -with $(CURDIR)/bin/xenchan'
+IN_DOM0 = $(GO) test -tags xen -p 1 -count=1 -timeout 30m -exec '$(CURDIR)/bin/rigctl test -with $(CURDIR)/bin/xenchan -with $(CURDIR)/bin/xenchan-guest'
 XEN_ANY = ./channel/xlcfg/xlcfgtest/ ./internal/rig/xlguest/
 XEN_O = ./xen/xendev/ ./internal/rig/realstore/ $(XEN_ANY)
 XEN_O_HOST = Hotplug_stream/pv$$|restartsInMidStream|Destroy|comesAndGoes|Create$$|Declared$$|DeviceModel$$|Unprivileged|Losses
 XEN_C = $(filter-out $(XEN_ANY),$(sort $(dir $(shell find . -name '*_xen_test.go'))))
 
-test-xen: deps bin/xenchan bin/rigctl
+test-xen: deps bin/xenchan bin/xenchan-guest bin/rigctl
 	bin/rigctl build
 	$(MAKE) -j2 xen-c xen-o
 
@@ -135,6 +135,18 @@ install:
 	@if [ -d bin/man ]; then install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 bin/man/*.1; fi
 	@test -e $(DESTDIR)$(SYSCONFDIR)/xenchan/xenchan.toml || \
 	  install -D -m 644 packaging/xenchan.toml $(DESTDIR)$(SYSCONFDIR)/xenchan/xenchan.toml
+
+# install-guest is install for the root file system of a guest.
+GUEST_BINARY ?= bin/xenchan-guest
+install-guest:
+	@test -x $(GUEST_BINARY) || { echo "$(GUEST_BINARY) is missing: run make first" >&2; exit 1; }
+	install -D -m 755 $(GUEST_BINARY) $(DESTDIR)$(PREFIX)/bin/xenchan-guest
+	install -D -m 644 packaging/xenchan-guest.rules $(DESTDIR)$(PREFIX)/lib/udev/rules.d/60-xenchan-guest.rules
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	for u in xenchan-guest xenchan-qemu-ga; do \
+	  sed '/^ExecStart=/s|/usr/bin|$(PREFIX)/bin|' packaging/$$u.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$u.service && \
+	  chmod 644 $(DESTDIR)$(PREFIX)/lib/systemd/system/$$u.service || exit 1; \
+	done
 
 # man writes a manual page for each command; install takes them along.
 man:

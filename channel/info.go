@@ -16,6 +16,10 @@ const (
 	GuestClosed GuestState = "closed"
 )
 
+// GuestNode is the node in the frontend's directory in which the guest helper says
+// "open" or "closed". The guest can write anything there.
+const GuestNode = "xenchan-guest"
+
 // MarshalText writes one of the four words; the zero value is "unknown".
 func (g GuestState) MarshalText() ([]byte, error) {
 	if g == "" {

@@ -56,7 +56,7 @@ func List(dir string) ([]Channel, error) {
 
 // Wait waits until the channel is there, and returns the path to open.
 func Wait(ctx context.Context, dir, name string) (string, error) {
-	if err := checkName(name); err != nil {
+	if err := CheckName(name); err != nil {
 		return "", err
 	}
 	path := filepath.Join(dir, name)

@@ -177,7 +177,7 @@ func (h *Holder) links(now []console, after map[key]int) map[string]string {
 		n, ok := after[c.key()]
 		_, twice := want[c.name]
 		_, known := h.of[c.key()]
-		switch err := checkName(c.name); {
+		switch err := CheckName(c.name); {
 		case ok && err == nil && !twice:
 			want[c.name] = h.ttyPath(n)
 		case !ok || known || c.name == "":

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/internal/sys"
 	"github.com/xenchan/xenchan/xen"
 	"github.com/xenchan/xenchan/xenstore"
@@ -193,7 +194,7 @@ func (k *kernel) restore() {
 	for _, devid := range k.consoles {
 		k.release(devid)
 		k.alloc(devid)
-		k.check(k.dom0.Remove(k.ctx(), node(devid)+"/"+UseNode))
+		k.check(k.dom0.Remove(k.ctx(), node(devid)+"/"+channel.GuestNode))
 	}
 	k.domid++
 	k.check(k.dom0.Write(k.ctx(), "/local/domain/1/domid", strconv.Itoa(k.domid)))
@@ -270,7 +271,7 @@ func (k *kernel) hold() (stop func()) {
 }
 
 func (k *kernel) use(devid int) string {
-	v, _ := k.dom0.Read(k.ctx(), node(devid)+"/"+UseNode)
+	v, _ := k.dom0.Read(k.ctx(), node(devid)+"/"+channel.GuestNode)
 	return v
 }
 

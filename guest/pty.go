@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 
 	"github.com/xenchan/xenchan/internal/sys"
 )
@@ -19,6 +20,7 @@ type PTY struct {
 	master, slave *os.File
 	conn          *Conn
 	done          chan error
+	relays        sync.WaitGroup
 }
 
 // NewPTY connects a new pseudo-terminal to c, which belongs to it from then on.
@@ -31,10 +33,18 @@ func NewPTY(c *Conn) (*PTY, error) {
 	if err := p.setUp(); err != nil {
 		return nil, errors.Join(err, master.Close())
 	}
-	go func() { _, err := io.Copy(c, master); p.done <- err }()
-	go func() { _, err := io.Copy(master, c); p.done <- err }()
+	p.relays.Go(func() { p.relay(c, master) })
+	p.relays.Go(func() { p.relay(master, c) })
 	return p, nil
 }
+
+func (p *PTY) relay(to io.Writer, from io.Reader) {
+	_, err := io.Copy(to, from)
+	p.done <- fmt.Errorf("the channel cannot be used any more: %w", err)
+}
+
+// Done receives the reason when bytes no longer pass, as after Close.
+func (p *PTY) Done() <-chan error { return p.done }
 
 // setUp opens the other end and keeps it: a program that closes it hangs up
 // nothing, and finds it raw the next time.
@@ -60,7 +70,6 @@ func (p *PTY) setUp() error {
 // Close ends the pseudo-terminal and the channel.
 func (p *PTY) Close() error {
 	err := errors.Join(p.conn.Close(), p.master.Close(), p.slave.Close())
-	<-p.done
-	<-p.done
+	p.relays.Wait()
 	return err
 }

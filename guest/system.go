@@ -24,9 +24,9 @@ const devices = "device/console"
 // maxNameLen is the longest name of a file.
 const maxNameLen = 255
 
-// checkName says what is wrong with a channel's name, which is a file name here.
+// CheckName says what is wrong with a channel's name, which is a file name here.
 // The host has given it; this guest need not believe that it is sound.
-func checkName(name string) error {
+func CheckName(name string) error {
 	switch {
 	case name == "" || len(name) > maxNameLen || name[0] == '.':
 		return fmt.Errorf("%q cannot be the name of a channel", name)

@@ -8,13 +8,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/internal/sys"
 	"github.com/xenchan/xenchan/xenstore"
 )
-
-// UseNode is the node, in a console's directory, in which a Holder tells the host
-// whether a program has the channel's terminal open: "open" or "closed".
-const UseNode = "xenchan-guest"
 
 // settle is how long programs may open and close before somebody looks again:
 // a look goes through all processes.
@@ -27,7 +24,7 @@ type usage struct {
 	done    chan struct{}
 	watched map[int]bool
 	now     []used
-	said    map[string]string // by node
+	said    map[string]channel.GuestState // by node
 	domid   string
 }
 
@@ -44,7 +41,7 @@ func newUsage(h *Holder) (*usage, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &usage{h: h, inotify: in, done: make(chan struct{}), watched: make(map[int]bool), said: make(map[string]string)}
+	u := &usage{h: h, inotify: in, done: make(chan struct{}), watched: make(map[int]bool), said: make(map[string]channel.GuestState)}
 	go func() {
 		defer close(u.done)
 		for {
@@ -76,10 +73,10 @@ func (u *usage) channels(now []console, of map[key]int, domid string) {
 		clear(u.said) // the nodes are new
 	}
 	u.now = u.now[:0]
-	said := make(map[string]string)
+	said := make(map[string]channel.GuestState)
 	for _, c := range now {
 		n, ok := of[c.key()]
-		if !ok || checkName(c.name) != nil {
+		if !ok || CheckName(c.name) != nil {
 			continue
 		}
 		path, err := filepath.EvalSymlinks(u.h.ttyPath(n))
@@ -91,7 +88,7 @@ func (u *usage) channels(now []console, of map[key]int, domid string) {
 			u.h.Log.Warn("the host will not know whether a channel is open", "name", c.name, "error", err)
 			continue
 		}
-		node := devices + "/" + strings.TrimPrefix(c.id, "console-") + "/" + UseNode
+		node := devices + "/" + strings.TrimPrefix(c.id, "console-") + "/" + channel.GuestNode
 		said[node] = u.said[node]
 		u.now = append(u.now, used{n, path, node})
 	}
@@ -106,18 +103,18 @@ func (u *usage) publish(ctx context.Context) error {
 	}
 	open := openers(paths)
 	for _, t := range u.now {
-		state := "closed"
+		state := channel.GuestClosed
 		if open[t.path] {
-			state = "open"
+			state = channel.GuestOpen
 		}
 		if u.said[t.node] == state {
 			continue
 		}
-		if state == "closed" && u.h.held[t.tty] != nil {
+		if state == channel.GuestClosed && u.h.held[t.tty] != nil {
 			// Whatever the last one did to the line.
 			_ = makeRaw(u.h.held[t.tty].file)
 		}
-		err := writeBeside(ctx, u.h.Store, t.node, state)
+		err := writeBeside(ctx, u.h.Store, t.node, string(state))
 		if err != nil {
 			return err
 		}
@@ -130,7 +127,7 @@ func (u *usage) publish(ctx context.Context) error {
 // directory of one that was just removed.
 func writeBeside(ctx context.Context, store *xenstore.Store, node, value string) error {
 	err := store.Tx(ctx, func(tx *xenstore.Tx) error {
-		if _, err := tx.Read(ctx, strings.TrimSuffix(node, UseNode)+"state"); err != nil {
+		if _, err := tx.Read(ctx, strings.TrimSuffix(node, channel.GuestNode)+"state"); err != nil {
 			return err
 		}
 		return tx.Write(ctx, node, value)

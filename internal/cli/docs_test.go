@@ -35,7 +35,7 @@ import (
 // runs on; see to it that the page ends it.
 //
 // /run/xenchan is the host's run directory, /etc/xenchan/channels.d that of its
-// drop-in files, /dev/xen-channel the guest's, and the
+// drop-in files, /dev/xen-channel the guest's, also for xenchan-guest, and the
 // current directory is empty but for the files of the page: a block whose info
 // string has a second word, as in
 //
@@ -180,7 +180,8 @@ func runDocs(t *testing.T, page string, blocks []docBlock) {
 			t.Errorf("%s leaves its host unwell: %v", page, err)
 		}
 	})
-	sh := startShell(t, work, "XENCHAN_HOST=sim:"+host, "XENSTORED_PATH="+filepath.Join(host, "xenstored.sock"))
+	sh := startShell(t, work, "XENCHAN_HOST=sim:"+host, "XENSTORED_PATH="+filepath.Join(host, "xenstored.sock"),
+		"XENCHAN_DIR="+filepath.Join(host, "guests/web/xen-channel"))
 	for _, b := range blocks {
 		if b.file != "" {
 			write(filepath.Join(work, b.file), b.content)
@@ -191,7 +192,7 @@ func runDocs(t *testing.T, page string, blocks []docBlock) {
 			command = strings.ReplaceAll(command, "/dev/xen-channel", filepath.Join(host, "guests", b.guest, "xen-channel"))
 		}
 		out, status := sh.run(t, command)
-		out = strings.NewReplacer(filepath.Join(host, "run"), "/run/xenchan", filepath.Join(host, "channels.d"), xenChannelsDir).Replace(out)
+		out = strings.NewReplacer(filepath.Join(host, "guests/web/xen-channel"), "/dev/xen-channel", filepath.Join(host, "run"), "/run/xenchan", filepath.Join(host, "channels.d"), xenChannelsDir).Replace(out)
 		if status != b.status {
 			t.Fatalf("%s:%d: exit status %d, the page says %d: %s\n%s", page, b.line, status, b.status, b.command, out)
 		}

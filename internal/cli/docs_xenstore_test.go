@@ -97,6 +97,10 @@ func attachEveryKind(t *testing.T, socket, runDir string) {
 		if err := tools.WaitConnected(ctx, c); err != nil {
 			t.Fatal(err)
 		}
+		// As the guest helper would; a new node has the rights of its directory.
+		if err := store.Write(ctx, c.Frontend+"/"+channel.GuestNode, string(channel.GuestClosed)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

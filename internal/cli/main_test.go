@@ -8,6 +8,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
+
+	"github.com/xenchan/xenchan/internal/guestcli"
 )
 
 // TestMain makes the test binary xenchan when it runs under that name, which is
@@ -18,6 +20,9 @@ func TestMain(m *testing.M) {
 	testscript.Main(checked{m}, map[string]func(){
 		"xenchan": func() {
 			os.Exit(Main(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+		},
+		"xenchan-guest": func() {
+			os.Exit(guestcli.Main(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 		},
 		DeviceModelName: func() {
 			os.Exit(DeviceModel(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))

@@ -39,14 +39,15 @@ type device struct {
 	gone     atomic.Bool // the channel is no more: nothing of it is to stay
 
 	mu       sync.Mutex
-	serving  bool              // status is worth showing; guarded by mu, as all below
-	conn     *console.Conn     // nil while the guest is not attached
-	attached chan struct{}     // closed while conn is there; made anew when it goes
-	endpoint endpoint.Endpoint // nil while there is none
-	problem  string            // why there is none
-	losses   []channel.Loss    // the latest, by this process
-	looked   bool              // the backend has settled
-	placed   bool              // an endpoint was opened, or there is a problem
+	serving  bool               // status is worth showing; guarded by mu, as all below
+	conn     *console.Conn      // nil while the guest is not attached
+	attached chan struct{}      // closed while conn is there; made anew when it goes
+	endpoint endpoint.Endpoint  // nil while there is none
+	problem  string             // why there is none
+	losses   []channel.Loss     // the latest, by this process
+	said     channel.GuestState // by the guest helper, "" while there is none
+	looked   bool               // the backend has settled
+	placed   bool               // an endpoint was opened, or there is a problem
 
 	clients atomic.Int32
 	refused atomic.Int64 // clients that "allow" does not name
@@ -212,6 +213,7 @@ func (d *device) serve(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { d.serveEndpoint(clients) })
 	wg.Go(func() { d.tellLosses(clients.Done()) })
+	wg.Go(func() { d.followGuest(clients) })
 	err = backend.Run(ctx)
 	if errors.Is(err, console.ErrReplaced) {
 		d.look() // for the device that follows
@@ -349,11 +351,12 @@ func (d *device) status() (Status, bool) {
 		return Status{}, false
 	}
 	guest := channel.GuestUnknown
-	if d.conn != nil {
-		s := d.conn.Stats()
-		if s.PeerReads {
-			guest = channel.GuestReading
-		}
+	switch {
+	case d.conn == nil:
+	case d.said != "":
+		guest = d.said
+	case d.conn.Stats().PeerReads:
+		guest = channel.GuestReading
 	}
 	pos := d.spool.Positions()
 	return Status{

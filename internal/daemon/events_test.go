@@ -243,3 +243,29 @@ func TestEvents_tooMany(t *testing.T) {
 	r.eventually("there is room again", func() bool { return get() == "HTTP/1.0 200" })
 	d.stop() // does not wait for subscribers
 }
+
+// What the guest helper says is believed in its own two words, and only while it
+// is there.
+func TestEvents_guestSays(t *testing.T) {
+	r := newRig(t)
+	r.daemon()
+	c := r.attach(channel.Spec{Name: "a"})
+	r.boot(c)
+	l := r.listen()
+	node := c.Frontend + "/" + channel.GuestNode
+	for _, step := range []struct {
+		says string
+		want channel.GuestState
+	}{
+		{"open", channel.GuestOpen},
+		{"closed", channel.GuestClosed},
+		{"\x1b[2J" + strings.Repeat("x", 3000), channel.GuestUnknown},
+		{"open", channel.GuestOpen},
+		{"", channel.GuestUnknown},
+	} {
+		r.check(r.store.Write(t.Context(), node, step.says))
+		if e := l.next(channel.EventGuest); e.Guest != step.want {
+			t.Fatalf("the guest says %.20q: %+v, want %s", step.says, e, step.want)
+		}
+	}
+}

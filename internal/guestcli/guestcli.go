@@ -53,10 +53,11 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	}
 	a.warn("%v", err)
 	var usage usageError
+	var timeout timeoutError
 	switch {
 	case errors.As(err, &usage):
 		return exitUsage
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.As(err, &timeout):
 		return exitTimeout
 	}
 	return exitFailed
@@ -64,6 +65,9 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 
 // usageError is wrong usage.
 type usageError struct{ error }
+
+// timeoutError is a wait that was too long.
+type timeoutError struct{ error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
@@ -84,7 +88,11 @@ func (c command) name() string { return strings.Fields(c.use)[0] }
 // newFlags is a command's flags, with those of all.
 func (a *app) newFlags() *pflag.FlagSet {
 	f := pflag.NewFlagSet("", pflag.ContinueOnError)
-	f.StringVar(&a.dir, "dir", guest.Dir, "`DIR` of the channels")
+	dir := os.Getenv("XENCHAN_DIR")
+	if dir == "" {
+		dir = guest.Dir
+	}
+	f.StringVar(&a.dir, "dir", dir, "`DIR` of the channels (default $XENCHAN_DIR, else\n"+guest.Dir+")")
 	f.BoolP("help", "h", false, "show what a command does")
 	f.Usage = func() {}
 	return f
@@ -101,8 +109,9 @@ func (a *app) execute(ctx context.Context, args []string) error {
 			continue
 		}
 		err := c.flags.Parse(args[1:])
+		wanted, _ := c.flags.GetBool("help")
 		switch rest := c.flags.Args(); {
-		case errors.Is(err, pflag.ErrHelp):
+		case wanted:
 			c.help(a.stdout)
 			return nil
 		case err != nil:
@@ -152,6 +161,9 @@ const hintAfter = 2 * time.Second
 
 // wait waits for a channel, for ever if limit is 0, and says so after a while.
 func (a *app) wait(ctx context.Context, name string, limit time.Duration) (string, error) {
+	if err := guest.CheckName(name); err != nil {
+		return "", usageError{err}
+	}
 	hint := time.AfterFunc(hintAfter, func() {
 		a.warn("waiting for channel %s; `xenchan-guest list` has those that are there", name)
 	})
@@ -161,5 +173,9 @@ func (a *app) wait(ctx context.Context, name string, limit time.Duration) (strin
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
-	return guest.Wait(ctx, a.dir, name)
+	path, err := guest.Wait(ctx, a.dir, name)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = timeoutError{fmt.Errorf("there is no channel %s after %v; `xenchan-guest list` has those that are there", name, limit)}
+	}
+	return path, err
 }

@@ -113,8 +113,10 @@ $XENCHAN_TTY, are the terminal's path. The exit status is the program's.`,
 	}
 }
 
+// run is run's own: the program gets SIGTERM when ctx ends, and when the channel
+// cannot be used any more.
 func (a *app) run(ctx context.Context, name string, command []string) error {
-	conn, err := guest.Open(ctx, a.dir, name)
+	conn, err := guest.Open(context.WithoutCancel(ctx), a.dir, name)
 	if err != nil {
 		return err
 	}
@@ -126,13 +128,23 @@ func (a *app) run(ctx context.Context, name string, command []string) error {
 	for i := range command {
 		command[i] = strings.ReplaceAll(command[i], "{}", pty.Path)
 	}
-	child := exec.CommandContext(ctx, command[0], command[1:]...)
+	end, cancel := context.WithCancel(ctx)
+	defer cancel()
+	child := exec.CommandContext(end, command[0], command[1:]...)
 	child.Env = append(os.Environ(), "XENCHAN_TTY="+pty.Path)
 	child.Stdin, child.Stdout, child.Stderr = a.stdin, a.stdout, a.stderr
 	child.Cancel = func() error { return child.Process.Signal(syscall.SIGTERM) }
-	err = child.Run()
-	if ctx.Err() != nil && child.ProcessState != nil && child.ProcessState.Success() {
-		return nil
+	ended := make(chan error, 1)
+	go func() { ended <- child.Run() }()
+	select {
+	case err := <-ended:
+		if errors.Is(err, context.Canceled) {
+			return nil // it was asked to end, and did so well
+		}
+		return err
+	case err := <-pty.Done():
+		cancel()
+		<-ended
+		return err
 	}
-	return err
 }
