@@ -24,6 +24,15 @@ type Conn struct {
 
 	mu  sync.Mutex
 	tty *os.File // nil: hung up; guarded by mu
+	// used is the link that led to the latest terminal. Linux lets a terminal that
+	// has hung up be opened again while anybody has it open, and it is deaf then:
+	// so only another link leads to one that is worth opening. Guarded by mu.
+	used fs.FileInfo
+}
+
+// sameLink reports whether a link has not been made anew.
+func sameLink(a, b fs.FileInfo) bool {
+	return a != nil && os.SameFile(a, b) && a.ModTime().Equal(b.ModTime())
 }
 
 // Open waits for a channel and opens it in raw mode. The Conn ends with ctx.
@@ -110,7 +119,7 @@ func (c *Conn) why(err error) error {
 func (c *Conn) open() (*os.File, error) {
 	for {
 		c.mu.Lock()
-		tty := c.tty
+		tty, used := c.tty, c.used
 		c.mu.Unlock()
 		if tty != nil {
 			return tty, nil
@@ -119,13 +128,15 @@ func (c *Conn) open() (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		if tty, err = openTTY(path, true); err == nil {
-			return c.use(tty)
+		link, err := os.Lstat(path)
+		if err == nil && !sameLink(used, link) {
+			if tty, err = openTTY(path, true); err == nil {
+				return c.use(tty, link)
+			}
 		}
-		if !gone(err) {
+		if err != nil && !gone(err) {
 			return nil, err
 		}
-		// The link is older than the hang-up.
 		select {
 		case <-time.After(lookPause):
 		case <-c.ctx.Done():
@@ -135,7 +146,7 @@ func (c *Conn) open() (*os.File, error) {
 }
 
 // use makes tty the terminal, unless another goroutine was faster.
-func (c *Conn) use(tty *os.File) (*os.File, error) {
+func (c *Conn) use(tty *os.File, link fs.FileInfo) (*os.File, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.ctx.Err(); err != nil {
@@ -143,7 +154,7 @@ func (c *Conn) use(tty *os.File) (*os.File, error) {
 		return nil, err
 	}
 	if c.tty == nil {
-		c.tty = tty
+		c.tty, c.used = tty, link
 	} else {
 		_ = tty.Close()
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -17,7 +18,10 @@ import (
 )
 
 // retryPause is how long a console may have no terminal before another look.
-const retryPause = 500 * time.Millisecond
+const retryPause = 100 * time.Millisecond
+
+// patience is how long programs have to close a terminal that has hung up.
+const patience = 3 * time.Second
 
 // ErrHeld means that another Holder makes the links already.
 var ErrHeld = errors.New("guest: a holder is running")
@@ -42,6 +46,9 @@ type Holder struct {
 	held map[int]*terminal
 	use  *usage
 	wake chan struct{} // capacity 1
+	// up is true after the first pass: what programs open before is theirs.
+	up    bool
+	since map[int]time.Time // when a terminal was first seen to linger
 }
 
 // Setup makes the links once. It keeps nothing open, so that a terminal may echo
@@ -82,6 +89,7 @@ func Hold(ctx context.Context, c Config, ready func()) error {
 	}()
 	for {
 		pending, err := h.pass(ctx)
+		h.up = true
 		if err == nil {
 			err = h.use.publish(ctx)
 		}
@@ -111,7 +119,7 @@ func Hold(ctx context.Context, c Config, ready func()) error {
 }
 
 func newHolder(ctx context.Context, c Config) (h *Holder, unlock func() error, err error) {
-	h = &Holder{Config: c, held: make(map[int]*terminal), wake: make(chan struct{}, 1)}
+	h = &Holder{Config: c, held: make(map[int]*terminal), since: make(map[int]time.Time), wake: make(chan struct{}, 1)}
 	for at, otherwise := range map[*string]string{&h.Dir: Dir, &h.sysfs: driverDir, &h.dev: "/dev", &h.run: "/run/xenchan-guest"} {
 		if *at == "" {
 			*at = otherwise
@@ -154,6 +162,9 @@ func (h *Holder) pass(ctx context.Context) (pending bool, err error) {
 		return false, err
 	}
 	moved := h.moved(domid)
+	if err := h.unlink(now, moved); err != nil {
+		return false, err
+	}
 	after := predict(h.of, moved, now, h.first)
 	if h.hold {
 		pending = h.check(after, moved, now)
@@ -206,6 +217,19 @@ func (h *Holder) moved(domid string) map[key]bool {
 		}
 	}
 	return moved
+}
+
+// unlink removes the links of terminals that have hung up, so that programs see
+// that the next ones are new.
+func (h *Holder) unlink(now []console, moved map[key]bool) error {
+	for _, c := range now {
+		if moved[c.key()] && CheckName(c.name) == nil {
+			if err := os.Remove(filepath.Join(h.Dir, c.name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // check opens the terminals that were predicted. One that is not there cannot be
@@ -278,6 +302,9 @@ func (h *Holder) take(n int, raw bool) bool {
 	if h.held[n] != nil {
 		return true
 	}
+	if h.up && h.lingers(n) {
+		return false
+	}
 	file, err := openTTY(h.ttyPath(n), raw)
 	if err != nil {
 		if !gone(err) {
@@ -292,6 +319,25 @@ func (h *Holder) take(n int, raw bool) bool {
 	}
 	h.held[n] = t
 	return true
+}
+
+// lingers reports whether a program has a terminal open that we have not, and so,
+// in all likelihood, the deaf rest of one that has hung up: opening it now would
+// give us that too. It gets some time to let go.
+func (h *Holder) lingers(n int) bool {
+	path, err := filepath.EvalSymlinks(h.ttyPath(n))
+	if err != nil || !openers(map[string]bool{path: true})[path] {
+		delete(h.since, n)
+		return false
+	}
+	if h.since[n].IsZero() {
+		h.since[n] = time.Now()
+	}
+	if time.Since(h.since[n]) < patience {
+		return true
+	}
+	h.Log.Warn("a program keeps a terminal open that has hung up", "terminal", path)
+	return false
 }
 
 // terminal is one that is kept open. Its goroutine ends with it.
