@@ -131,6 +131,13 @@ func TestLog_matchesModel(t *testing.T) {
 	}
 }
 
+func FuzzModel(f *testing.F) {
+	f.Add(make([]byte, 4096))
+	f.Fuzz(rapid.MakeFuzz(func(t *rapid.T) {
+		checkModel(t, rapid.SampledFrom([]Overflow{DropOldest, Block}).Draw(t, "policy"))
+	}))
+}
+
 func checkModel(t *rapid.T, policy Overflow) {
 	size := rapid.SampledFrom([]int{4096, 5000, 8191, 40000, 70000, 300001}).Draw(t, "size")
 	mem := newHoles(size)

@@ -120,31 +120,37 @@ func (l *link) settle(t *rapid.T) {
 	t.Fatalf("the machines never come to rest: %+v", *l)
 }
 
-func TestMachines_anyOrderComesToRest(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		l := &link{exists: true, online: true, be: Initialising, fe: Initialising}
-		t.Repeat(map[string]func(*rapid.T){
-			"backend":        func(*rapid.T) { l.backend() },
-			"frontend":       func(*rapid.T) { l.frontend() },
-			"daemon killed":  func(*rapid.T) { l.backRing = 0 },
-			"guest resumes":  func(*rapid.T) { l.fe = Initialising },
-			"guest nonsense": func(t *rapid.T) { l.fe = State(rapid.IntRange(0, 8).Draw(t, "state")) },
-			"":               func(*rapid.T) {},
-		})
-		l.fe = Initialising // the guest binds its driver again
-		l.settle(t)
-		if l.be != Connected || l.fe != Connected || l.backRing != l.ring || !l.frontAttached {
-			t.Fatalf("not connected at rest: %+v", *l)
-		}
-		l.online, l.be = false, Closing
-		l.settle(t)
-		if l.be != Closed || l.fe != Closed {
-			t.Fatalf("not closed after an unplug: %+v", *l)
-		}
-		l.exists = false
-		l.settle(t)
-		if l.backRing != 0 || l.frontAttached {
-			t.Fatalf("something is held after the nodes went: %+v", *l)
-		}
+func TestMachines_anyOrderComesToRest(t *testing.T) { rapid.Check(t, comesToRest) }
+
+func FuzzMachines(f *testing.F) {
+	f.Add(make([]byte, 256))
+	f.Fuzz(rapid.MakeFuzz(comesToRest))
+}
+
+// comesToRest is the property that the machines agree after any order of events.
+func comesToRest(t *rapid.T) {
+	l := &link{exists: true, online: true, be: Initialising, fe: Initialising}
+	t.Repeat(map[string]func(*rapid.T){
+		"backend":        func(*rapid.T) { l.backend() },
+		"frontend":       func(*rapid.T) { l.frontend() },
+		"daemon killed":  func(*rapid.T) { l.backRing = 0 },
+		"guest resumes":  func(*rapid.T) { l.fe = Initialising },
+		"guest nonsense": func(t *rapid.T) { l.fe = State(rapid.IntRange(0, 8).Draw(t, "state")) },
+		"":               func(*rapid.T) {},
 	})
+	l.fe = Initialising // the guest binds its driver again
+	l.settle(t)
+	if l.be != Connected || l.fe != Connected || l.backRing != l.ring || !l.frontAttached {
+		t.Fatalf("not connected at rest: %+v", *l)
+	}
+	l.online, l.be = false, Closing
+	l.settle(t)
+	if l.be != Closed || l.fe != Closed {
+		t.Fatalf("not closed after an unplug: %+v", *l)
+	}
+	l.exists = false
+	l.settle(t)
+	if l.backRing != 0 || l.frontAttached {
+		t.Fatalf("something is held after the nodes went: %+v", *l)
+	}
 }

@@ -2,9 +2,11 @@ package devicemodel
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"path/filepath"
@@ -108,4 +110,41 @@ func TestQMP_nonsense(t *testing.T) {
 			t.Errorf("%.20q: %s", text, got)
 		}
 	}
+}
+
+// Whatever a client says gets whole lines of JSON, each an answer, and ends with what
+// it says. The device model ends only when it was asked to.
+func FuzzQMP(f *testing.F) {
+	for _, name := range commands {
+		f.Add([]byte(`{"execute":"qmp_capabilities"}{"id":[1],"execute":"` + name + `"}`))
+	}
+	f.Add([]byte("{} [ nonsense"))
+	f.Fuzz(func(t *testing.T, said []byte) {
+		quits := 0
+		q := &qmp{
+			chardevs: func() []chardevInfo { return nil },
+			quit:     func() { quits++ }, log: slog.New(slog.DiscardHandler),
+		}
+		var heard bytes.Buffer
+		if err := q.converse(struct {
+			io.Reader
+			io.Writer
+		}{bytes.NewReader(said), &heard}); err != nil && len(said) < maxMessage {
+			t.Error(err)
+		}
+		lines := strings.Split(strings.TrimSuffix(heard.String(), "\r\n"), "\r\n")
+		for _, line := range lines[1:] {
+			var r struct {
+				Return json.RawMessage
+				Error  *refusal
+				ID     json.RawMessage
+			}
+			if err := json.Unmarshal([]byte(line), &r); err != nil || (r.Return == nil) == (r.Error == nil) {
+				t.Errorf("to %q: %q, %v", said, line, err)
+			}
+		}
+		if quits > 0 && !bytes.Contains(bytes.ToLower(said), []byte("execute")) {
+			t.Errorf("%q ends it", said)
+		}
+	})
 }

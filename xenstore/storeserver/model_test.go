@@ -259,36 +259,43 @@ func (c *modelClient) toggleTx(t *rapid.T, m model) {
 	}
 }
 
-func TestModel(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		s := New(Config{})
-		defer s.Close()
-		m := model{"/m": {perms: "n0\x00"}, "/": {perms: "n0\x00"}}
-		clients := []*modelClient{{dom: 0}, {dom: modelGuest}, {dom: 0}}
-		for _, c := range clients {
-			c.conn = pipe(s, c.dom)
-			defer c.conn.Close()
+func TestModel(t *testing.T) { rapid.Check(t, checkModel) }
+
+func FuzzModel(f *testing.F) {
+	f.Add(make([]byte, 4096))
+	f.Fuzz(rapid.MakeFuzz(checkModel))
+}
+
+// checkModel is the property that the store answers as the model does, whatever is
+// asked in whatever order.
+func checkModel(t *rapid.T) {
+	s := New(Config{})
+	defer s.Close()
+	m := model{"/m": {perms: "n0\x00"}, "/": {perms: "n0\x00"}}
+	clients := []*modelClient{{dom: 0}, {dom: modelGuest}, {dom: 0}}
+	for _, c := range clients {
+		c.conn = pipe(s, c.dom)
+		defer c.conn.Close()
+	}
+	clients[0].ask(t, wire.Mkdir, "/m\x00")
+	for range rapid.IntRange(1, 60).Draw(t, "steps") {
+		c := rapid.SampledFrom(clients).Draw(t, "client")
+		if rapid.IntRange(0, 5).Draw(t, "what") == 0 {
+			c.toggleTx(t, m)
+			continue
 		}
-		clients[0].ask(t, wire.Mkdir, "/m\x00")
-		for range rapid.IntRange(1, 60).Draw(t, "steps") {
-			c := rapid.SampledFrom(clients).Draw(t, "client")
-			if rapid.IntRange(0, 5).Draw(t, "what") == 0 {
-				c.toggleTx(t, m)
-				continue
-			}
-			c.request(t, m)
+		c.request(t, m)
+	}
+	for path, n := range m {
+		if path == "/" {
+			continue
 		}
-		for path, n := range m {
-			if path == "/" {
-				continue
-			}
-			clients[0].tx = 0
-			if got, errno := clients[0].ask(t, wire.Read, path+"\x00"); got != n.value || errno != 0 {
-				t.Fatalf("%s = %q, %v; want %q", path, got, errno, n.value)
-			}
+		clients[0].tx = 0
+		if got, errno := clients[0].ask(t, wire.Read, path+"\x00"); got != n.value || errno != 0 {
+			t.Fatalf("%s = %q, %v; want %q", path, got, errno, n.value)
 		}
-		if len(s.tree.nodes) != len(m)+2 { // /tool and /tool/xenstored
-			t.Fatalf("%d nodes, want %d", len(s.tree.nodes), len(m)+2)
-		}
-	})
+	}
+	if len(s.tree.nodes) != len(m)+2 { // /tool and /tool/xenstored
+		t.Fatalf("%d nodes, want %d", len(s.tree.nodes), len(m)+2)
+	}
 }
