@@ -14,7 +14,7 @@ GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 export CGO_ENABLED = 0
 BUILD := $(GO) build -trimpath -ldflags '-s -w'
 
-.PHONY: all demo deps check test test-fast test-xen xen-c xen-o bench bench-once soak leaks fuzz lint cross install install-guest clean man
+.PHONY: all demo deps check test test-fast test-xen xen-c xen-o bench bench-once soak leaks hostile fuzz lint cross install install-guest clean man
 
 all: bin/xenchan bin/xenchan-dm bin/xenchan-guest
 
@@ -100,11 +100,16 @@ soak:
 leaks:
 	XENCHAN_ATTACHES=24000 XENCHAN_CLIENTS=100000 $(GO) test -count=1 -v -timeout 60m -run '^TestLeaks' ./internal/daemon
 
+# hostile shows how long an innocent guest's echo takes beside each way to break the
+# protocol.
+hostile:
+	$(GO) test -count=1 -v -run '^TestHostile' ./internal/daemon
+
 # fuzz runs every fuzz target of every package for FUZZTIME.
 fuzz:
 	@for p in $$($(GO) list $(PKGS)); do \
 	  for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz'); do \
-	    echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p || exit 1; \
+	    echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 2s $$p || exit 1; \
 	  done; \
 	done
 

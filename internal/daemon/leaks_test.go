@@ -46,12 +46,18 @@ func TestLeaks_attachAndDetach(t *testing.T) {
 	round := func(i int) {
 		kind := []channel.Connection{channel.Socket, channel.PTY}[i%2]
 		c := r.attach(channel.Spec{Name: "a", Connection: kind, Spool: 64 << 10})
-		front := r.frontend(c)
+		front := r.newFrontend(c) // the test would remember what it has to clean up
+		defer front.stop()
 		r.connected(c)
 		guest := <-front.conns
 		r.write(guest, []byte("hello"))
 		if kind == channel.Socket {
-			client := r.dial(c.Path)
+			var client net.Conn
+			r.eventually("a client can connect", func() (ok bool) {
+				var err error
+				client, err = net.Dial("unix", c.Path)
+				return err == nil
+			})
 			r.expect(client, []byte("hello"))
 			client.Close()
 		}

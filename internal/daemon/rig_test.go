@@ -152,6 +152,13 @@ type guestEnd struct {
 }
 
 func (r *rig) frontend(c toolstack.Channel) *guestEnd {
+	g := r.newFrontend(c)
+	r.t.Cleanup(g.stop)
+	return g
+}
+
+// newFrontend is a frontend that its user stops.
+func (r *rig) newFrontend(c toolstack.Channel) *guestEnd {
 	g := &guestEnd{conns: make(chan *console.Conn, 10), ended: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	f := console.Frontend{
@@ -161,7 +168,6 @@ func (r *rig) frontend(c toolstack.Channel) *guestEnd {
 	}
 	go func() { defer close(g.ended); f.Run(ctx) }()
 	g.stop = func() { cancel(); <-g.ended }
-	r.t.Cleanup(g.stop)
 	return g
 }
 
