@@ -21,7 +21,7 @@ func (a *app) openCommand() command {
 	return command{
 		use: "open NAME [flags]", short: "Talk to the host over a channel", flags: flags, least: 1, most: 1,
 		long: `Open waits for a channel and connects it to standard input and output, byte by byte. When
-the channel is unplugged, or the guest restored, it waits for it to come again. After the
+the channel is unplugged, it waits for it to come again. After the
 end of its input it stays for as long as the host goes on talking.`,
 		example: `  echo hello | xenchan-guest open org.example.agent.0
   xenchan-guest open org.example.agent.0 --linger 24h </dev/null`,
@@ -96,8 +96,7 @@ func (a *app) runCommand() command {
 		use: "run NAME [flags] -- COMMAND [ARGUMENT…]", short: "Run a program on a terminal that stays",
 		flags: flags, least: 2, most: -1,
 		long: `Run waits for a channel and runs a program that wants a serial port. It gives the program a
-terminal of its own, which stays when the channel is unplugged and comes again, and when the
-guest is restored: qemu-ga, for one, stays deaf after a hang-up. {} in an argument, and
+terminal of its own, which stays when the channel is unplugged and comes again: qemu-ga, for one, stays deaf after a hang-up. {} in an argument, and
 $XENCHAN_TTY, are the terminal's path. The exit status is the program's.`,
 		example: `  xenchan-guest run org.qemu.guest_agent.0 -- qemu-ga -m isa-serial -p {}
   xenchan-guest run org.example.agent.0 -- sh -c 'exec agent <>"$XENCHAN_TTY" >&0'`,

@@ -1,0 +1,138 @@
+//go:build xen
+
+package realhost
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/xenchan/xenchan/channel"
+	"github.com/xenchan/xenchan/internal/rig/xlguest"
+)
+
+// helper is a guest with xenchan-guest.
+type helper struct {
+	*xlguest.Guest
+	t *testing.T
+}
+
+func startHelper(t *testing.T, c xlguest.Config) helper {
+	t.Helper()
+	program, err := exec.LookPath("xenchan-guest")
+	if err != nil {
+		t.Fatalf("this test needs xenchan-guest: rigctl test -with bin/xenchan-guest (%v)", err)
+	}
+	c.Files = map[string]string{"/usr/bin/xenchan-guest": program}
+	h := helper{xlguest.Start(t, c), t}
+	t.Cleanup(func() {
+		if t.Failed() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			h.Exec(ctx, "ps; ls -l /dev/xen-channel; cat /run/xenchan-guest/terminals /tmp/hold.log /tmp/ga.log") // to be seen on the console
+		}
+	})
+	return h
+}
+
+// has waits until these channels are connected.
+func (h helper) has(names ...string) {
+	h.t.Helper()
+	eventually(h.t, fmt.Sprint("the channels are ", names), time.Minute, func() bool {
+		rows := list(h.t, h.Name())
+		for _, n := range names {
+			if c := rows[n]; c.State == nil || *c.State != 4 || c.FrontendState == nil || *c.FrontendState != 4 {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// mapping proves where each name leads: the host sends a line over each channel,
+// and the guest reads it below the name. Nothing comes back by itself.
+func (h helper) mapping(names ...string) {
+	h.t.Helper()
+	h.has(names...)
+	clients := make(map[string]io.Reader)
+	rows := list(h.t, h.Name())
+	for _, n := range names {
+		c := client(h.t, rows[n].Path)
+		defer c.Close()
+		fmt.Fprintf(c, "to %s\r\x03\x04\n", n)
+		clients[n] = c
+	}
+	slices.Sort(names)
+	got := h.Run(`for n in ` + strings.Join(names, " ") + `; do
+xenchan-guest wait --timeout 30s $n >/dev/null || { ls -l /dev/xen-channel; cat /tmp/hold.log; exit 1; }
+echo "$n $(timeout 30 head -n 1 <>/dev/xen-channel/$n | cat -v)"; echo "from $n" >/dev/xenchannel/$n
+done`)
+	var want strings.Builder
+	for _, n := range names {
+		fmt.Fprintf(&want, "%s to %s^M^C^D\n", n, n)
+	}
+	if got != want.String() {
+		h.t.Errorf("the guest reads\n%s\nwant\n%s\n%s", got, want.String(), h.Run("ls -l /dev/xen-channel; cat /tmp/hold.log"))
+	}
+	for _, n := range names {
+		line := make([]byte, len("from ")+len(n)+1)
+		if _, err := io.ReadFull(clients[n], line); string(line) != "from "+n+"\n" {
+			h.t.Errorf("the host reads %q of %s, %v", line, n, err)
+		}
+	}
+}
+
+// ping waits until the agent answers.
+func (h helper) ping(when string) {
+	h.t.Helper()
+	eventually(h.t, "the agent answers "+when, time.Minute, func() bool {
+		_, err := tryXenchan(h.t.Context(), "agent", h.Name(), "ping")
+		return err == nil
+	})
+}
+
+// The helper finds each channel's terminal, whatever is plugged and unplugged; keeps
+// it raw; tells the host who has it open; and gives qemu-ga a terminal that outlives
+// all that.
+func TestHelper(t *testing.T) {
+	startDaemon(t).ready()
+	spec := func(names ...string) (specs []string) {
+		for _, n := range names {
+			specs = append(specs, "connection=socket,name="+n)
+		}
+		return specs
+	}
+	declare(t, "TestHelper", "a.toml", spec("a", "b", "c", agentName)...)
+	xenchan(t, "apply")
+	h := startHelper(t, xlguest.Config{Agent: true})
+	h.has("a", "b", "c", agentName)
+	h.Run("mkdir -p /run /var/run /var/log /dev/pts; mount -t devpts devpts /dev/pts; xenchan-guest setup --hold -v >/tmp/hold.log 2>&1 </dev/null &")
+	h.mapping("a", "b", "c", agentName)
+
+	h.Run("xenchan-guest run " + agentName + " -- qemu-ga -m isa-serial -p {} >/tmp/ga.log 2>&1 </dev/null &")
+	h.ping("at first")
+	eventually(t, "the host sees who is there", time.Minute, func() bool {
+		rows := list(t, h.Name())
+		return rows[agentName].Guest == channel.GuestOpen && rows["a"].Guest == channel.GuestClosed
+	})
+	for _, n := range []string{"x", "y", "z"} { // seven are all
+		attach(t, h.Name(), "connection=socket,name="+n)
+	}
+	h.mapping("a", "b", "c", "x", "y", "z")
+	xenchan(t, "detach", h.Name(), "y")
+	xenchan(t, "detach", h.Name(), "x")
+	attach(t, h.Name(), "connection=socket,name=y")
+	h.mapping("a", "b", "c", "y", "z")
+
+	xenchan(t, "detach", h.Name(), agentName) // it is declared, and comes again
+	h.ping("after the channel was unplugged")
+
+	declare(t, "TestHelper", "a.toml", spec("a", "c", agentName)...)
+	xenchan(t, "apply") // a terminal in front of others is free now
+	h.mapping("a", "c", "y", "z")
+}
