@@ -74,6 +74,7 @@ func TestLeaks_clients(t *testing.T) {
 	r.daemon()
 	c := r.attach(channel.Spec{Name: "a"})
 	guest := r.boot(c)
+	r.dial(c.Path).Close() // its socket is there
 	r.again(t, "connect and leave", count(t, "CLIENTS", 1000), func(i int) {
 		client, err := net.Dial("unix", c.Path)
 		r.check(err)
