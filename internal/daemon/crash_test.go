@@ -309,8 +309,8 @@ func (h *crashHost) readAll() func() [][]byte {
 	return func() [][]byte {
 		close(stop)
 		mu.Lock()
-		if conn != nil {
-			conn.Close()
+		if conn != nil { // what was delivered may still be in the socket
+			conn.SetReadDeadline(time.Now().Add(time.Second))
 		}
 		mu.Unlock()
 		<-done
