@@ -38,8 +38,9 @@ func TestAllow(t *testing.T) {
 	} {
 		name := "to-" + strings.NewReplacer(":", ".", "@", "g").Replace(c.allow) + strconv.Itoa(int(c.as.Uid))
 		ch := r.attach(channel.Spec{Name: name, Allow: c.allow})
-		guest := r.boot(ch)
-		r.write(guest, []byte("secret"))
+		front := r.frontend(ch)
+		r.connected(ch)
+		r.write(<-front.conns, []byte("secret"))
 		r.eventually("the socket is there", func() bool { return exists(ch.Path) })
 		cmd := exec.Command("socat", "-u", "UNIX-CONNECT:"+ch.Path, "-")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &c.as}
@@ -62,6 +63,7 @@ func TestAllow(t *testing.T) {
 		}
 		cmd.Wait()
 		r.check(r.tools.Detach(t.Context(), r.dom, name))
+		front.stop() // or it may take the next channel's device for its own
 	}
 }
 

@@ -39,7 +39,7 @@ type rig struct {
 	domU  *xensim.Conn
 	guest *xenstore.Store
 
-	log   *slog.Logger // of the daemon; may be nil
+	log   *slog.Logger // of the daemon; nil: it is shown when a test fails
 	pulse func()       // of the daemon; may be nil
 }
 
@@ -114,8 +114,19 @@ func (r *rig) launch() (*server, <-chan struct{}) {
 	s.hv, s.store = r.connect(0)
 	ctx, cancel := context.WithCancel(context.Background())
 	ready := make(chan struct{})
+	log := r.log
+	if log == nil {
+		var kept syncBuffer
+		log = slog.New(slog.NewTextHandler(&kept, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		t := r.t
+		t.Cleanup(func() {
+			if text := kept.String(); t.Failed() {
+				t.Logf("the end of the daemon's log:\n%s", text[max(0, len(text)-1<<20):])
+			}
+		})
+	}
 	config := daemon.Config{
-		Store: s.store, Hypervisor: s.hv, RunDir: r.runDir(), Ready: func() { close(ready) }, Log: r.log,
+		Store: s.store, Hypervisor: s.hv, RunDir: r.runDir(), Ready: func() { close(ready) }, Log: log,
 	}
 	if r.pulse != nil {
 		config.Pulse, config.PulseEvery = r.pulse, 20*time.Millisecond
