@@ -67,7 +67,7 @@ test-fast: deps check bin/xenchan
 IN_DOM0 = $(GO) test -tags xen -p 1 -count=1 -timeout 30m -exec '$(CURDIR)/bin/rigctl test -with $(CURDIR)/bin/xenchan -with $(CURDIR)/bin/xenchan-guest'
 XEN_ANY = ./channel/xlcfg/xlcfgtest/ ./internal/rig/xlguest/
 XEN_O = ./xen/xendev/ ./internal/rig/realstore/ $(XEN_ANY)
-XEN_O_HOST = Hotplug_stream/pv$$|restartsInMidStream|Destroy|comesAndGoes|Create$$|Declared$$|DeviceModel$$|Unprivileged|Losses
+XEN_O_HOST = Hotplug_stream/pv$$|restartsInMidStream|Destroy|comesAndGoes|Create$$|Declared$$|Unprivileged|Losses
 XEN_C = $(filter-out $(XEN_ANY),$(sort $(dir $(shell find . -name '*_xen_test.go'))))
 
 test-xen: deps bin/xenchan bin/xenchan-guest bin/rigctl

@@ -3,12 +3,16 @@ package devicemodel
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/xenchan/xenchan/channel/convert"
+	"github.com/xenchan/xenchan/toolstack"
+	"github.com/xenchan/xenchan/xenbus"
+	"github.com/xenchan/xenchan/xenstore"
 )
 
 // How long libxl may need to finish a domain, and how often that is looked at: it
@@ -69,7 +73,32 @@ func (m *model) restoreLost(ctx context.Context) error {
 		return err
 	}
 	m.Log.Info("libxl had lost a channel, which is there now", "channel", c.Name, "devid", c.DevID)
-	return m.tools.Announce(ctx, c)
+	return m.announce(ctx, c)
+}
+
+// A guest that boots while it is offered a device may miss it: it is offered again,
+// so often, until the guest has looked at it.
+const (
+	announceTries = 10
+	lookWithin    = 4 * time.Second
+)
+
+func (m *model) announce(ctx context.Context, c toolstack.Channel) error {
+	for range announceTries {
+		if err := m.tools.Announce(ctx, c); err != nil {
+			return err
+		}
+		soon, cancel := context.WithTimeout(ctx, lookWithin)
+		err := m.Store.WaitUntil(soon, func(r xenstore.Reader) (bool, error) {
+			v := xenstore.NewValues(ctx, r)
+			return v.Get(c.Frontend+"/state") != xenbus.Initialising.Decimal(), v.Err()
+		})
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("the guest does not look at %s", c.Name)
 }
 
 // libxlConfig waits for the file in which libxl keeps the domain's configuration.
