@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net"
 	"os"
@@ -221,6 +222,9 @@ func (k *kernel) linked() map[string]string {
 	entries, _ := os.ReadDir(k.links)
 	for _, e := range entries {
 		tty, err := os.Readlink(filepath.Join(k.links, e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it has just gone
+		}
 		k.check(err)
 		all[e.Name()] = tty
 	}
