@@ -337,27 +337,19 @@ func TestFile_lies(t *testing.T) {
 	for _, lie := range []string{
 		`{"count": 70000, "buf-b64": "AA=="}`, `{"count": -1, "buf-b64": ""}`, `{"count": 1, "buf-b64": "%%"}`, `{"count": 2, "buf-b64": "AA=="}`, `[]`,
 	} {
-		c := serve(t, func(a *fakeAgent) {
+		liar := func(a *fakeAgent) {
 			a.answer(func(q ask) string {
 				if q.Execute == "guest-file-open" {
 					return `{"return": 7}`
 				}
 				return `{"return": ` + lie + `}`
 			})
-		})
+		}
 		var got strings.Builder
-		if err := c.Download(t.Context(), "/f", &got, 0, nil); err == nil || got.Len() > 0 {
+		if err := serve(t, liar).Download(t.Context(), "/f", &got, 0, nil); err == nil || got.Len() > 0 {
 			t.Errorf("%s: %d bytes, %v", lie, got.Len(), err)
 		}
-		c2 := serve(t, func(a *fakeAgent) {
-			a.answer(func(q ask) string {
-				if q.Execute == "guest-file-open" {
-					return `{"return": 7}`
-				}
-				return `{"return": ` + lie + `}`
-			})
-		})
-		if err := c2.Upload(t.Context(), "/f", strings.NewReader("x"), 0, nil); lie != `{"count": 1, "buf-b64": "%%"}` && err == nil {
+		if err := serve(t, liar).Upload(t.Context(), "/f", strings.NewReader("x"), 0, nil); lie != `{"count": 1, "buf-b64": "%%"}` && err == nil {
 			t.Errorf("%s: upload: %v", lie, err)
 		}
 	}
