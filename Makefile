@@ -82,12 +82,16 @@ xen-o:
 	@{ $(IN_DOM0) $(XEN_O) && $(IN_DOM0) -short -run '$(XEN_O_HOST)' ./internal/rig/realhost/; } > .cache/oxenstored.log 2>&1; \
 	  status=$$?; bin/rigctl down; sed 's/^/oxenstored: /' .cache/oxenstored.log; exit $$status
 
-bench:
-	$(GO) test -run '^$$' -bench . -benchmem $(PKGS)
+# bench measures the embedded host: the parts, and then the whole beside a plain relay
+# (docs/performance.md). About five minutes. benchstat compares two runs of the first half.
+bench: bin/xenchan
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime 0.3s ./ring ./spool ./xen/... ./xenstore
+	$(GO) run ./internal/bench -json bin/bench.json
 
 # bench-once keeps the benchmarks from rotting.
-bench-once:
+bench-once: bin/xenchan
 	$(GO) test -run '^$$' -bench . -benchtime 1x $(PKGS) > /dev/null
+	$(GO) run ./internal/bench -quick > /dev/null
 
 # soak kills KILLS daemons while clients and guests talk, with 256 MiB each way for a
 # thousand kills. It prints its seed; SEED= is that again. `make test` has 50 kills.
