@@ -19,6 +19,10 @@ const (
 	EventGuest EventKind = "guest"
 	// EventLoss is bytes of the guest that a full spool has dropped.
 	EventLoss EventKind = "loss"
+	// EventSkip is bytes of the guest that a client did not want, which begins from now.
+	EventSkip EventKind = "skip"
+	// EventObserver is an observer that came or left.
+	EventObserver EventKind = "observer"
 	// EventDaemon is the daemon that came or went, and with it the client, guest
 	// and loss events.
 	EventDaemon EventKind = "daemon"
@@ -30,7 +34,7 @@ const (
 func EventKinds() []EventKind {
 	return []EventKind{
 		EventPresent, EventAttach, EventDetach, EventState, EventClient,
-		EventGuest, EventLoss, EventDaemon, EventMissed,
+		EventGuest, EventLoss, EventSkip, EventObserver, EventDaemon, EventMissed,
 	}
 }
 
@@ -63,7 +67,8 @@ type Event struct {
 	State         *int `json:"state,omitempty"`
 	FrontendState *int `json:"frontend_state,omitempty"`
 	// Change is what has happened to the clients and Clients and WaitingClients
-	// what is so now, for client. PID and UID are who came or left, where known.
+	// what is so now, for client; Change and Observers are the same for observer. PID
+	// and UID are who came or left, where known.
 	Change         string  `json:"change,omitempty"`
 	Clients        *int    `json:"clients,omitempty"`
 	WaitingClients *int    `json:"waiting_clients,omitempty"`
@@ -74,6 +79,11 @@ type Event struct {
 	// Lost is how many bytes are lost, where, and Dropped how many in all, for loss.
 	Lost    *Loss   `json:"lost,omitempty"`
 	Dropped *uint64 `json:"dropped_bytes,omitempty"`
+	// Skipped is how many bytes were skipped, and AllSkipped how many in all, for skip.
+	Skipped    uint64  `json:"skipped,omitempty"`
+	AllSkipped *uint64 `json:"skipped_bytes,omitempty"`
+	// Observers is how many there are now, for observer.
+	Observers *int `json:"observers,omitempty"`
 	// Running says whether a daemon answers, for daemon.
 	Running *bool `json:"running,omitempty"`
 	// Missed is how many events were left out, for missed.

@@ -112,4 +112,9 @@ type Info struct {
 	// is a QEMU.
 	ServedBy Server `json:"served_by"`
 	QEMUPID  *int   `json:"qemu_pid"`
+	// Observers is how many programs on the host see what the guest sends, without
+	// being clients.
+	Observers *int `json:"observers"`
+	// Skipped counts the bytes that clients did not want, which began from now.
+	Skipped *uint64 `json:"skipped_bytes"`
 }

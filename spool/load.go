@@ -46,3 +46,24 @@ func (l *Log) Unload() {
 	l.s.loaded = 0
 	l.commit()
 }
+
+// Skip gives up all that is in the log, for a reader that begins from now, and says
+// how many bytes that were. unread of those that Advance has counted are given up
+// with them: a terminal had them, and nobody has read them there. It is for the
+// reader; what was loaded is for it to take out of the pipe then. A pipe that still
+// has it in the next process is refused by Reload, so that nothing of it is delivered.
+func (l *Log) Skip(unread int) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	back := min(uint64(max(0, unread)), l.s.delivered)
+	n := l.s.count + l.s.inFlight + back
+	if n == 0 {
+		return 0
+	}
+	l.s.delivered -= back
+	l.s.skipped += n
+	l.s.count, l.s.flight, l.s.inFlight, l.s.loaded = 0, 0, 0, 0
+	l.emptied()
+	signal(l.room)
+	return int64(n)
+}

@@ -206,6 +206,36 @@ func TestInbox_withoutItsPipe(t *testing.T) {
 	}
 }
 
+// What is skipped is not delivered by the next process either, which finds it in the
+// pipe still, and all of it is counted.
+func TestSkip_thenKilled(t *testing.T) {
+	memory := Memory{Bytes: make([]byte, RegionSize(testSize))}
+	l, err := Format(memory, testSize, DropOldest, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Append(make([]byte, 100), 0)
+	l.Advance(len(l.Peek()[:40]))
+	l.Load(50)
+	l.Append(make([]byte, 1000), 100)
+	if n := l.Skip(30); n != 1090 {
+		t.Errorf("%d bytes are skipped", n)
+	}
+	if l, err = Open(memory, testSize, DropOldest, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Reload(50); !errors.Is(err, ErrUnusable) {
+		t.Errorf("a pipe with bytes that were skipped: %v", err)
+	}
+	l.Unload()
+	if p := l.Peek(); p != nil {
+		t.Errorf("%d bytes are left", len(p))
+	}
+	if got := l.Positions(); got != (Positions{End: 1100, Delivered: 10, Skipped: 1090}) {
+		t.Errorf("positions %+v", got)
+	}
+}
+
 // Pipes that do not belong to a log are refused.
 func TestPipe_strange(t *testing.T) {
 	l := mustNew(t, testSize, DropOldest)

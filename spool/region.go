@@ -53,7 +53,7 @@ const maxPosition = 1 << 62
 
 // state is all that a log is, beside the bytes. It is committed as a whole.
 type state struct {
-	end, delivered, dropped uint64
+	end, delivered, dropped, skipped uint64
 
 	shift        uint64 // the circle is size >> shift bytes
 	start, count uint64 // the bytes in the circle
@@ -145,12 +145,12 @@ func Open(m Memory, size int, policy Overflow, label string) (*Log, error) {
 func (l *Log) check() error {
 	s := &l.s
 	switch {
-	case s.end > maxPosition || s.delivered > maxPosition || s.dropped > maxPosition,
+	case s.end > maxPosition || s.delivered > maxPosition || s.dropped > maxPosition || s.skipped > maxPosition,
 		s.shift > l.maxShift(),
 		s.start >= l.circle() || s.count > l.circle(),
 		s.flight > maxFlight || s.inFlight > maxFlight-s.flight,
 		s.loaded > s.inFlight,
-		s.delivered+s.dropped+s.count+s.inFlight != s.end:
+		s.delivered+s.dropped+s.skipped+s.count+s.inFlight != s.end:
 		return fmt.Errorf("%w: its positions are impossible", ErrUnusable)
 	}
 	return nil
@@ -192,6 +192,7 @@ func (s *state) encode(b []byte) {
 	put(b, 64, s.ring.id.word())
 	put(b, 72, uint64(s.ring.at)<<32|uint64(s.ring.taken))
 	put(b, 80, s.loaded)
+	put(b, 88, s.skipped) // 0 in a region from before there was such a count
 }
 
 func (s *state) decode(b []byte) {
@@ -206,6 +207,7 @@ func (s *state) decode(b []byte) {
 	taken := get(b, 72)
 	s.ring = ringState{id: ringID(get(b, 64)), at: uint32(taken >> 32), taken: uint32(taken)}
 	s.loaded = get(b, 80)
+	s.skipped = get(b, 88)
 }
 
 func (id RingID) word() uint64  { return uint64(id.Ref)<<32 | uint64(id.Port) }

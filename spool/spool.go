@@ -45,12 +45,13 @@ const (
 )
 
 // Positions is where a log stands. All are counts of bytes since the log began;
-// Delivered + Dropped + Spooled = End.
+// Delivered + Dropped + Skipped + Spooled = End.
 type Positions struct {
 	End       int64 // taken from the guest
 	Delivered int64 // handed to clients
 	Spooled   int64 // waiting in the log
 	Dropped   int64 // lost to overflow
+	Skipped   int64 // given up with Skip
 }
 
 // Loss is a stretch of bytes that were dropped: Bytes of those at the positions
@@ -286,6 +287,11 @@ func (l *Log) launch() {
 		l.commit()
 		return
 	}
+	l.emptied()
+}
+
+// emptied commits a state in which the circle has no bytes, and gives back memory.
+func (l *Log) emptied() {
 	l.s.start, l.s.shift, l.stuck = 0, l.maxShift(), false
 	l.commit()
 	if keep := max(keepIdle, int(l.circle())); l.m.Release != nil && l.touched > keep {
@@ -335,7 +341,7 @@ func (l *Log) Positions() Positions {
 	defer l.mu.Unlock()
 	return Positions{
 		End: int64(l.s.end), Delivered: int64(l.s.delivered),
-		Spooled: int64(l.s.count + l.s.inFlight), Dropped: int64(l.s.dropped),
+		Spooled: int64(l.s.count + l.s.inFlight), Dropped: int64(l.s.dropped), Skipped: int64(l.s.skipped),
 	}
 }
 

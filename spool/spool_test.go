@@ -173,6 +173,16 @@ func checkModel(t *rapid.T, policy Overflow) {
 			l.Advance(n)
 		},
 		"settle": func(*rapid.T) { settle() },
+		"skip": func(t *rapid.T) {
+			unread := rapid.IntRange(0, int(min(m.pos.Delivered, 5000))).Draw(t, "unread")
+			want := int64(len(m.kept)+len(m.flight)) + int64(unread)
+			m.kept, m.flight = nil, nil
+			m.pos.Delivered -= int64(unread)
+			m.pos.Skipped += want
+			if got := l.Skip(unread); got != want {
+				t.Fatalf("%d bytes are skipped, want %d", got, want)
+			}
+		},
 		"losses": func(t *rapid.T) { m.checkLosses(t, l.TakeLosses()) },
 		"crash": func(t *rapid.T) {
 			if rapid.Bool().Draw(t, "the page knows") {
@@ -198,7 +208,7 @@ func checkModel(t *rapid.T, policy Overflow) {
 			if got != m.positions() {
 				t.Fatalf("positions %+v, want %+v", got, m.positions())
 			}
-			if got.Delivered+got.Dropped+got.Spooled != got.End {
+			if got.Delivered+got.Dropped+got.Skipped+got.Spooled != got.End {
 				t.Fatalf("positions %+v do not add up", got)
 			}
 		},

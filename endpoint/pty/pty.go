@@ -207,6 +207,35 @@ func (e *Endpoint) admit() (c *client, changed <-chan struct{}, err error) {
 	return e.client, nil, nil
 }
 
+// Discard takes away what waits in the terminal for the next client, and says how many
+// bytes that were. It fails with EBUSY while there is a client.
+func (e *Endpoint) Discard() (n int, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.client != nil {
+		return 0, fmt.Errorf("pty: somebody has %s open: %w", e.path, syscall.EBUSY)
+	}
+	slave, err := sys.OpenPTYPeer(e.rc)
+	if err != nil {
+		return 0, fmt.Errorf("pty: %w", err)
+	}
+	defer slave.Close()
+	rc, err := slave.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	for waste := make([]byte, 4<<10); ; {
+		switch m, err := sys.ReadNow(rc, waste); {
+		case m > 0:
+			n += m
+		case err == nil, errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EIO):
+			return n, nil
+		default:
+			return n, fmt.Errorf("pty: %s: %w", e.path, err)
+		}
+	}
+}
+
 // Close ends the terminal: the slave's path goes, and so do the clients. Those
 // that still have it open see a hang-up.
 func (e *Endpoint) Close() error {

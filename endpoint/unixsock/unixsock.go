@@ -5,10 +5,12 @@ package unixsock
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -186,6 +188,21 @@ func (c *Client) Gone() bool {
 // WaitGone waits as a reader of the socket: a Read meanwhile waits for it.
 func (c *Client) WaitGone() {
 	_ = sys.WaitHangup(c.rc) // an error: closed by us
+}
+
+// livePrefix begins the abstract address (unix(7)) of a client that wants to begin
+// from now. An address is the one thing that a client can say before its first byte.
+const livePrefix = "@xenchan.live."
+
+// LiveAddr is an address from which a client connects that gets nothing of what waits
+// for clients, but what comes from the moment on in which it is served.
+func LiveAddr() *net.UnixAddr {
+	return &net.UnixAddr{Name: livePrefix + rand.Text(), Net: "unix"}
+}
+
+// Live says whether the client wants to begin from now.
+func (c *Client) Live() bool {
+	return strings.HasPrefix(c.conn.RemoteAddr().String(), livePrefix)
 }
 
 // Peer is who connected.

@@ -15,12 +15,21 @@ import (
 	"golang.org/x/term"
 
 	"github.com/xenchan/xenchan/channel"
+	"github.com/xenchan/xenchan/endpoint/unixsock"
 	"github.com/xenchan/xenchan/internal/daemon"
+	"github.com/xenchan/xenchan/internal/devicemodel"
 	"github.com/xenchan/xenchan/toolstack"
 )
 
+// connectOptions is what connect was asked for.
+type connectOptions struct {
+	linger        time.Duration
+	lingers       bool // linger was given
+	observe, live bool
+}
+
 func (a *app) connectCommand() *cobra.Command {
-	var linger time.Duration
+	var o connectOptions
 	cmd := &cobra.Command{
 		Use:   "connect DOMAIN NAME",
 		Short: "Talk to a guest over a channel",
@@ -29,31 +38,55 @@ a file instead of a terminal, standard input is sent to the guest and what the
 guest says goes to standard output. After the end of the input, connect stays for
 as long as the guest goes on talking: --linger is how long a silence ends it.
 
+A client gets what the guest has said since the last client, and then what it says.
+With --live it begins from now: what waits for it is skipped, counted in
+` + "`xenchan list`" + `, and lost for everybody.
+
+With --observe it is no client but looks on: it gets what the guest says from now on,
+sends nothing, takes nothing away from clients and keeps nobody waiting. What it is
+too slow for it misses, and is told how much. It ends with ^] or ^C, or after --linger
+of silence, if that is given.
+
 The exit status is 1 when the channel goes away before that, as with detach or
 with the end of the domain.`,
 		Example: `  xenchan connect web org.example.console.0
   echo '{"execute":"guest-ping"}' | xenchan connect web org.qemu.guest_agent.0
-  xenchan connect web org.example.log.0 --linger 1h </dev/null >guest.log`,
+  xenchan connect web org.example.log.0 --linger 1h </dev/null >guest.log
+  xenchan connect web org.example.console.0 --live
+  xenchan connect web org.example.console.0 --observe`,
 		Args:              args(2, 2),
 		ValidArgsFunction: a.completeChannel,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if linger < 0 {
-				return usagef("--linger %v: give a time of 0 or more", linger)
+			o.lingers = cmd.Flags().Changed("linger")
+			if o.linger < 0 {
+				return usagef("--linger %v: give a time of 0 or more", o.linger)
 			}
-			return a.connect(cmd.Context(), args[0], args[1], linger)
+			if o.live && o.observe {
+				return usagef("--live is for clients, and --observe is none: give one of them")
+			}
+			return a.connect(cmd.Context(), args[0], args[1], o)
 		},
 	}
-	cmd.Flags().DurationVar(&linger, "linger", time.Second, "`TIME` of silence that ends it after the end of the input")
+	cmd.Flags().BoolVar(&o.observe, "observe", false, "look on: see what the guest says, and be no client")
+	cmd.Flags().BoolVar(&o.live, "live", false, "begin from now, and skip what waits for a client")
+	cmd.Flags().DurationVar(&o.linger, "linger", time.Second, "`TIME` of silence that ends it after the end of the input")
 	return cmd
 }
 
-func (a *app) connect(ctx context.Context, domain, name string, linger time.Duration) error {
-	conn, err := a.openChannel(ctx, domain, name)
+func (a *app) connect(ctx context.Context, domain, name string, o connectOptions) error {
+	c, runDir, err := a.findServed(ctx, domain, name)
+	if err != nil {
+		return err
+	}
+	if o.observe {
+		return a.observe(ctx, c, runDir, o)
+	}
+	conn, err := a.open(ctx, c, runDir, o.live)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	r := relay{conn: conn, name: name, linger: linger, out: a.stdout}
+	r := relay{conn: conn, name: name, linger: o.linger, out: a.stdout}
 	if f, ok := a.stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		return a.onTerminal(ctx, r, f)
 	}
@@ -61,35 +94,38 @@ func (a *app) connect(ctx context.Context, domain, name string, linger time.Dura
 	return r.run(ctx)
 }
 
-// openChannel finds a channel that is served on this host and opens its host end.
-func (a *app) openChannel(ctx context.Context, domain, name string) (hostEnd, error) {
-	w, err := a.locate()
-	if err != nil {
-		return nil, err
-	}
+// findServed finds a channel that is served on this host, and the run directory of
+// the daemon that serves it.
+func (a *app) findServed(ctx context.Context, domain, name string) (c toolstack.Channel, runDir string, err error) {
 	tools, err := a.toolstack(ctx)
 	if err != nil {
-		return nil, err
+		return c, "", err
 	}
 	defer tools.Store.Close()
 	d, err := tools.Resolve(ctx, domain)
 	if err != nil {
-		return nil, err
+		return c, "", err
 	}
-	c, err := tools.Find(ctx, d, name)
+	if c, err = tools.Find(ctx, d, name); err != nil {
+		return c, "", err
+	}
+	if !served(ctx, tools, c) {
+		return c, "", fmt.Errorf("%s is served by domain %d: connect there", name, c.BackendDomID)
+	}
+	runDir = tools.RunDir
+	if c.ServedBy == channel.ServerStandIn {
+		runDir = devicemodel.RunDir(runDir, d.ID)
+	}
+	return c, runDir, nil
+}
+
+// openChannel opens the host end of a channel that is served on this host.
+func (a *app) openChannel(ctx context.Context, domain, name string) (hostEnd, error) {
+	c, runDir, err := a.findServed(ctx, domain, name)
 	if err != nil {
 		return nil, err
 	}
-	if !served(ctx, tools, c) {
-		return nil, fmt.Errorf("%s is served by domain %d: connect there", name, c.BackendDomID)
-	}
-	if c.Connection == channel.PTY && c.Type == toolstack.Type && !w.custom {
-		// A terminal that a dead daemon has left may belong to anybody by now.
-		if _, err := daemon.Query(ctx, tools.RunDir); err != nil {
-			return nil, fmt.Errorf("%s is not served: %w", name, err)
-		}
-	}
-	return dial(ctx, c)
+	return a.open(ctx, c, runDir, false)
 }
 
 // onTerminal is a relay with the terminal in raw mode.
@@ -120,10 +156,37 @@ type hostEnd interface {
 	SetWriteDeadline(time.Time) error
 }
 
-// dial opens the host end of a channel as any other client would.
-func dial(ctx context.Context, c toolstack.Channel) (hostEnd, error) {
+// open opens the host end of a channel, as a client that may begin from now.
+func (a *app) open(ctx context.Context, c toolstack.Channel, runDir string, live bool) (hostEnd, error) {
+	if c.Connection != channel.PTY {
+		return dial(ctx, c, live)
+	}
+	w, err := a.locate()
+	if err != nil {
+		return nil, err
+	}
+	if c.Type == toolstack.Type && !w.custom {
+		// A terminal that a dead daemon has left may belong to anybody by now.
+		if _, err := daemon.Query(ctx, runDir); err != nil {
+			return nil, fmt.Errorf("%s is not served: %w", c.Name, err)
+		}
+	}
+	if live {
+		if _, err := toDaemon(c, runDir).Skip(ctx); err != nil {
+			return nil, fmt.Errorf("skip what waits in %s: %w", c.Name, err)
+		}
+	}
+	return dial(ctx, c, false)
+}
+
+// dial opens the host end of a channel as any other client would. Live is for a
+// socket alone.
+func dial(ctx context.Context, c toolstack.Channel, live bool) (hostEnd, error) {
 	if c.Connection == channel.Socket {
 		var d net.Dialer
+		if live {
+			d.LocalAddr = unixsock.LiveAddr()
+		}
 		conn, err := d.DialContext(ctx, "unix", c.Path)
 		if err != nil {
 			return nil, fmt.Errorf("%s has no listener (is a daemon running on this host?): %w", c.Name, err)
@@ -141,6 +204,11 @@ func dial(ctx context.Context, c toolstack.Channel) (hostEnd, error) {
 		return nil, fmt.Errorf("the terminal of %s (is a daemon running on this host?): %w", c.Name, err)
 	}
 	return f, nil
+}
+
+// toDaemon is how a channel is called when its daemon is asked about it.
+func toDaemon(c toolstack.Channel, runDir string) daemon.Channel {
+	return daemon.Channel{RunDir: runDir, DomID: c.DomID, DevID: c.DevID, Name: c.Name}
 }
 
 // relay moves bytes both ways until either side ends.

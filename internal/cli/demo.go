@@ -186,7 +186,7 @@ func (d *demoRun) exchange(ctx context.Context, c toolstack.Channel, size, pings
 		return 0, fmt.Errorf("the agent in the guest did not start: %w", err)
 	}
 	d.say("in the guest, process %d echoes what it reads from %s", agent.Process.Pid, tty)
-	conn, err := dial(ctx, c)
+	conn, err := dial(ctx, c, false)
 	if err != nil {
 		return 0, err
 	}

@@ -134,11 +134,12 @@ func (a *app) printRows(rows []toolstack.Channel) error {
 	}
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 	if a.output == "wide" {
-		fmt.Fprintln(w, "DOMAIN\tDOMID\tDEVID\tNAME\tCONNECTION\tSTATE\tFRONTEND\tGUEST\tCLIENTS\tTO-HOST\tTO-GUEST\tSPOOLED\tDROPPED\tREFUSED\tORIGIN\tSERVED-BY\tBACKEND\tPORT\tRING-REF\tPATH")
+		fmt.Fprintln(w, "DOMAIN\tDOMID\tDEVID\tNAME\tCONNECTION\tSTATE\tFRONTEND\tGUEST\tCLIENTS\tWAITING\tOBSERVERS\tTO-HOST\tTO-GUEST\tSPOOLED\tDROPPED\tSKIPPED\tREFUSED\tORIGIN\tSERVED-BY\tBACKEND\tPORT\tRING-REF\tPATH")
 		for _, r := range rows {
-			fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n",
+			fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n",
 				cell(r.Domain), r.DomID, r.DevID, cell(r.Name), cell(string(r.Connection)), stateWord(r.State), stateWord(r.FrontendState), r.Guest,
-				number(r.Clients), number(r.GuestToHost), number(r.HostToGuest), number(r.Spooled), number(r.Dropped), number(r.Refused),
+				number(r.Clients), number(r.WaitingClients), number(r.Observers), number(r.GuestToHost), number(r.HostToGuest),
+				number(r.Spooled), number(r.Dropped), number(r.Skipped), number(r.Refused),
 				cell(origin(r)), servedBy(r), r.BackendDomID, number(r.Port), number(r.RingRef), place(r))
 		}
 		return w.Flush()
@@ -198,7 +199,7 @@ func place(c toolstack.Channel) string {
 	return cell(c.Path)
 }
 
-func number[N int | uint32 | uint64](n *N) string {
+func number[N int | int32 | uint32 | uint64](n *N) string {
 	if n == nil {
 		return "-"
 	}

@@ -83,7 +83,7 @@ func storePath(flag string) []string {
 // daemon needs itself.
 const (
 	filesPerChannel = 24
-	filesOfDaemon   = 64
+	filesOfDaemon   = 112
 )
 
 // maxChannels is how many channels there are descriptors for. Go has raised the

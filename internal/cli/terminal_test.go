@@ -222,6 +222,32 @@ func TestConnect_onTerminal(t *testing.T) {
 	}
 }
 
+// Who looks on at a terminal has the guest's bytes as they are, and sends none.
+func TestConnect_observeOnTerminal(t *testing.T) {
+	dir := newHost(t, twoChannels)
+	for _, end := range []string{"\x1d", "\x03"} {
+		guest := guestTTY(t, dir, "org.example.sock.0")
+		p := sit(t, dir, "connect", "web", "org.example.sock.0", "--observe")
+		p.sees("^] or ^C ends it\r\n")
+		for !strings.Contains(xenchan(t, dir, "list", "web", "-o", "json"), `"observers": 1`) {
+			time.Sleep(10 * time.Millisecond)
+		}
+		guest.Write([]byte("one\ntwo\r\n"))
+		p.sees("ends it\r\none\ntwo\r\n")
+		p.types("not for the guest" + end)
+		p.leaves(0)
+		client := exec.Command("xenchan", "connect", "web", "org.example.sock.0", "--live", "--linger", "0", "--host", "sim:"+dir)
+		client.Stdin = strings.NewReader("of a client")
+		if out, err := client.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		got := make([]byte, 11)
+		if _, err := io.ReadFull(guest, got); err != nil || string(got) != "of a client" {
+			t.Errorf("the guest gets %q first, %v", got, err)
+		}
+	}
+}
+
 // A guest that does not read cannot keep a person from leaving.
 func TestConnect_escapeFromSilentGuest(t *testing.T) {
 	dir := newHost(t, twoChannels)

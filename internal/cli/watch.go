@@ -32,7 +32,7 @@ func (a *app) watchCommand() *cobra.Command {
 		Short: "Print what happens to channels, as it happens",
 		Long: `Watch prints a line for each event until it is interrupted: a channel that is
 attached or detached, a state, a client, what is known of the program in the guest,
-bytes that were lost. With -o json each line is an object. A domain given by its name
+bytes that were lost or skipped. With -o json each line is an object. A domain given by its name
 or uuid is followed through reboots.
 
 Attach, detach and state events are in xenstore. Client, guest and loss events come
@@ -192,6 +192,10 @@ func describeEvent(e channel.Event) string {
 		b.WriteString(string(e.Guest))
 	case channel.EventLoss:
 		fmt.Fprintf(&b, "%d bytes lost, from %d to %d; %s in all", e.Lost.Bytes, e.Lost.From, e.Lost.To, number(e.Dropped))
+	case channel.EventSkip:
+		fmt.Fprintf(&b, "%d bytes skipped, as a client wanted; %s in all", e.Skipped, number(e.AllSkipped))
+	case channel.EventObserver:
+		fmt.Fprintf(&b, "%s: %s here (pid %s, uid %s)", e.Change, number(e.Observers), number(e.PID), number(e.UID))
 	case channel.EventDaemon:
 		b.WriteString("no daemon answers: no client, guest and loss events")
 		if *e.Running {

@@ -87,6 +87,7 @@ type Daemon struct {
 	nudge  chan struct{} // follow takes what comes, to show that it can
 
 	served, unserved atomic.Int64 // channels
+	observers        atomic.Int32
 
 	mu      sync.Mutex
 	devices map[string]*device  // by the backend's directory; guarded by mu
@@ -119,9 +120,14 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
+	public, err := d.listenPublic(ctx)
+	if err != nil {
+		return errors.Join(err, status.Close())
+	}
 	var all context.Context
 	d.group, all = errgroup.WithContext(ctx)
 	d.group.Go(func() error { return d.serveStatus(all, status) })
+	d.group.Go(func() error { return d.servePublic(all, public) })
 	d.group.Go(func() error { return d.follow(all) })
 	if d.Beside != nil {
 		d.group.Go(func() error { return d.Beside(all) })

@@ -49,6 +49,9 @@ type device struct {
 	looked   bool               // the backend has settled
 	placed   bool               // an endpoint was opened, or there is a problem
 
+	observers observers
+	reader    sync.Mutex // held by who takes bytes out of the spool: a client's sender, or skip
+
 	clients atomic.Int32
 	refused atomic.Int64 // clients that "allow" does not name
 }
@@ -206,7 +209,7 @@ func (d *device) serve(ctx context.Context) error {
 	backend := console.NewBackend(console.Backend{
 		Store: d.daemon.Store, Hypervisor: d.daemon.Hypervisor,
 		Path: d.dir, Frontend: d.frontend, DomID: d.dom, Instance: d.instance,
-		Sink: d.spool.Log, Source: d.spool.Inbox(), Attached: d.attach, Detached: d.detach, Look: d.poke, Log: d.log,
+		Sink: tap{d.spool.Log, &d.observers}, Source: d.spool.Inbox(), Attached: d.attach, Detached: d.detach, Look: d.poke, Log: d.log,
 		Settled: func() { d.settleBoth(&d.looked) },
 	})
 	clients, stop := context.WithCancel(ctx)
@@ -223,9 +226,11 @@ func (d *device) serve(ctx context.Context) error {
 		d.flush(ctx)
 		d.log.Info("channel is gone", "dropped", d.spool.Positions().Dropped)
 		d.gone.Store(true)
+		d.observers.end()
 	}
 	stop()
 	wg.Wait()
+	d.reader.Lock() // for good: what the spool is in goes
 	if d.gone.Load() {
 		d.keep.dropAll()
 	}
@@ -364,6 +369,7 @@ func (d *device) status() (Status, bool) {
 		Clients: int(d.clients.Load()), Waiting: waiting,
 		GuestToHost: uint64(pos.End), HostToGuest: uint64(d.spool.Inbox().Total()),
 		Spooled: uint64(pos.Spooled), Dropped: uint64(pos.Dropped),
+		Skipped: uint64(pos.Skipped), Observers: int(d.observers.n.Load()),
 		Losses:  append([]channel.Loss{}, d.losses...),
 		Refused: uint64(d.refused.Load()),
 		Problem: d.problem,

@@ -119,3 +119,21 @@ func (p *pipes) load() (bool, error) {
 	p.log.Load(n)
 	return n > 0, err
 }
+
+// skip gives up what is spooled, and what is in the pipe to clients, which is empty
+// then. unread is as in [spool.Log.Skip].
+func (p *pipes) skip(unread int) (int64, error) {
+	piped := p.log.Loaded()
+	n := p.log.Skip(unread)
+	for waste := make([]byte, piped); piped > 0; {
+		got, err := p.out.Read(waste[:piped])
+		if err == nil && got == 0 {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return n, err
+		}
+		piped -= got
+	}
+	return n, nil
+}

@@ -39,6 +39,7 @@ type server struct {
 // visit is one client while it is served.
 type visit struct {
 	endpoint.Client
+	live     bool               // it wants nothing of what is spooled when it is served
 	kept     string             // its name where it is kept; empty if it is not
 	left     context.CancelFunc // says that it has left
 	turn     <-chan struct{}    // closed when it may send
@@ -115,6 +116,9 @@ func (s *server) next(ctx context.Context) (*visit, error) {
 		return nil, err
 	}
 	v := &visit{Client: client}
+	if c, ok := client.(interface{ Live() bool }); ok {
+		v.live = c.Live()
+	}
 	if h, err := client.Handle(); h != nil || err != nil {
 		s.number++
 		v.kept = fmt.Sprint(keptClient, s.number)
@@ -155,7 +159,15 @@ func (s *server) serve(ctx context.Context, v *visit, wg *sync.WaitGroup) {
 // send gives the client what is in the spool, until it has left. Bytes leave the
 // spool only when the client, or its terminal, has them.
 func (s *server) send(ctx context.Context, v *visit) {
+	s.dev.reader.Lock()
+	defer s.dev.reader.Unlock()
 	log, pipes := s.dev.spool, s.dev.pipes
+	if v.live {
+		if _, err := s.dev.skip(); err != nil {
+			s.dev.log.Error("the pipe to the client", "error", err)
+			return
+		}
+	}
 	for ctx.Err() == nil {
 		more, err := pipes.load()
 		if err != nil {

@@ -30,6 +30,10 @@ type Status struct {
 	HostToGuest uint64             `json:"host_to_guest_bytes"`
 	Spooled     uint64             `json:"spooled_bytes"`
 	Dropped     uint64             `json:"dropped_bytes"`
+	// Skipped bytes were given up for clients that begin from now.
+	Skipped uint64 `json:"skipped_bytes"`
+	// Observers see what the guest sends, and are no clients.
+	Observers int `json:"observers"`
 	// Waiting is how many clients wait for their turn, where that is known.
 	Waiting *int `json:"waiting_clients"`
 	// Losses are the latest, since this daemon was started.
@@ -44,7 +48,7 @@ type Status struct {
 func (s Status) Fill(row *channel.Info) {
 	row.Guest, row.Clients, row.WaitingClients = s.Guest, &s.Clients, s.Waiting
 	row.GuestToHost, row.HostToGuest, row.Spooled, row.Dropped = &s.GuestToHost, &s.HostToGuest, &s.Spooled, &s.Dropped
-	row.Refused = &s.Refused
+	row.Refused, row.Observers, row.Skipped = &s.Refused, &s.Observers, &s.Skipped
 	row.Losses, row.ServedBy = s.Losses, channel.ServerDaemon
 }
 
@@ -132,39 +136,46 @@ func (d *Daemon) status() []Status {
 	return rows
 }
 
-// client talks to the daemon of a run directory.
-func client(runDir string) *http.Client {
+// clientOf talks to the socket of a daemon.
+func clientOf(socket string) *http.Client {
 	return &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var dialer net.Dialer
-			return dialer.DialContext(ctx, "unix", statusPath(runDir))
+			return dialer.DialContext(ctx, "unix", socket)
 		},
 	}}
 }
 
+// ErrRefused says that a daemon answers, and refuses what it was asked.
+var ErrRefused = errors.New("refused by the daemon")
+
 // request sends a request without a body. The caller closes the answer's.
-func request(ctx context.Context, c *http.Client, runDir, method, path string) (io.ReadCloser, error) {
+func request(ctx context.Context, c *http.Client, socket, method, path string) (io.ReadCloser, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://daemon"+path, nil)
 	if err != nil {
 		return nil, err
 	}
 	resp, err := c.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("no daemon answers at %s: %w", statusPath(runDir), err)
+		return nil, fmt.Errorf("no daemon answers at %s: %w", socket, err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		defer resp.Body.Close()
 		why, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))
-		return nil, fmt.Errorf("the daemon at %s refuses %s: %s: %s", statusPath(runDir), path, resp.Status, strings.TrimSpace(string(why)))
+		return nil, fmt.Errorf("%w at %s: %s: %s", ErrRefused, socket, resp.Status, strings.TrimSpace(string(why)))
 	}
 	return resp.Body, nil
 }
 
 // Call sends a request to the daemon of a run directory, and decodes its answer.
 func Call(ctx context.Context, runDir, method, path string, into any) error {
-	c := client(runDir)
+	return call(ctx, statusPath(runDir), method, path, into)
+}
+
+func call(ctx context.Context, socket, method, path string, into any) error {
+	c := clientOf(socket)
 	defer c.CloseIdleConnections()
-	body, err := request(ctx, c, runDir, method, path)
+	body, err := request(ctx, c, socket, method, path)
 	if err != nil {
 		return err
 	}

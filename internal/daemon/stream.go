@@ -118,9 +118,9 @@ func (d *Daemon) compare(known map[*device]Status) map[*device]Status {
 // context or the daemon ends or tell fails. The first event says that the daemon
 // runs. It returns an error in every case, which says why.
 func Subscribe(ctx context.Context, runDir string, tell func(channel.Event) error) error {
-	c := client(runDir)
+	c := clientOf(statusPath(runDir))
 	defer c.CloseIdleConnections()
-	body, err := request(ctx, c, runDir, http.MethodGet, "/v1/events")
+	body, err := request(ctx, c, statusPath(runDir), http.MethodGet, "/v1/events")
 	if err != nil {
 		return err
 	}

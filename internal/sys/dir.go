@@ -253,6 +253,19 @@ func (d *Dir) ProcPath(name string) string {
 // Close lets the directory go.
 func (d *Dir) Close() error { return os.NewSyscallError("close", unix.Close(d.fd)) }
 
+// HasACL says whether a file's access control list has more than its mode says
+// (acl(5)). It follows no symbolic link.
+func HasACL(path string) (bool, error) {
+	_, err := retryIO(func() (int, error) { return unix.Lgetxattr(path, "system.posix_acl_access", nil) })
+	switch err {
+	case nil:
+		return true, nil
+	case unix.ENODATA, unix.EOPNOTSUPP:
+		return false, nil
+	}
+	return false, &os.PathError{Op: "getxattr", Path: path, Err: err}
+}
+
 func (d *Dir) wrap(op, name string, err error) error {
 	if err == nil {
 		return nil

@@ -2,7 +2,9 @@ package sys
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -287,4 +289,35 @@ func countFDs(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(es)
+}
+
+// An access control list is seen, also one that makes no difference to the mode.
+func TestHasACL(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "a")
+	if err := os.WriteFile(path, nil, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if has, err := HasACL(path); has || err != nil {
+		t.Errorf("a plain file: %v, %v", has, err)
+	}
+	// Version 2; user::rw-, user:4711:r--, group::r--, mask::r--, other::--- (linux/posix_acl_xattr.h).
+	acl := []byte{2, 0, 0, 0}
+	for _, e := range []struct {
+		tag, perm uint16
+		id        uint32
+	}{{1, 6, 1<<32 - 1}, {2, 4, 4711}, {4, 4, 1<<32 - 1}, {16, 4, 1<<32 - 1}, {32, 0, 1<<32 - 1}} {
+		acl = binary.LittleEndian.AppendUint16(acl, e.tag)
+		acl = binary.LittleEndian.AppendUint16(acl, e.perm)
+		acl = binary.LittleEndian.AppendUint32(acl, e.id)
+	}
+	if err := unix.Setxattr(path, "system.posix_acl_access", acl, 0); err != nil {
+		t.Fatal(err)
+	}
+	if has, err := HasACL(path); !has || err != nil {
+		t.Errorf("with a list: %v, %v", has, err)
+	}
+	if _, err := HasACL(filepath.Join(dir, "missing")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no file: %v", err)
+	}
 }

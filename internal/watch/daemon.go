@@ -77,6 +77,10 @@ func (w *watcher) tellOf(ctx context.Context, k key, e channel.Event) error {
 			s.Guest = e.Guest
 		case e.Dropped != nil:
 			s.Dropped = *e.Dropped
+		case e.AllSkipped != nil:
+			s.Skipped = *e.AllSkipped
+		case e.Observers != nil:
+			s.Observers = *e.Observers
 		}
 		w.last[k] = s
 	}
@@ -98,7 +102,7 @@ func (w *watcher) catchUp(ctx context.Context) error {
 		}
 		before, told := w.last[k]
 		if !told && f.old {
-			before.Dropped = s.Dropped // that was before us
+			before.Dropped, before.Skipped = s.Dropped, s.Skipped // that was before us
 		}
 		for _, e := range changes(before, s) {
 			e.Name = f.Name
@@ -129,6 +133,16 @@ func changes(before, now daemon.Status) (events []channel.Event) {
 			Kind: channel.EventLoss, Dropped: &now.Dropped,
 			Lost: &channel.Loss{Bytes: int64(now.Dropped - before.Dropped), From: oldest(before), To: oldest(now)},
 		})
+	}
+	if now.Skipped > before.Skipped {
+		events = append(events, channel.Event{Kind: channel.EventSkip, Skipped: now.Skipped - before.Skipped, AllSkipped: &now.Skipped})
+	}
+	if now.Observers != before.Observers {
+		e := channel.Event{Kind: channel.EventObserver, Change: channel.ClientConnected, Observers: &now.Observers}
+		if now.Observers < before.Observers {
+			e.Change = channel.ClientLeft
+		}
+		events = append(events, e)
 	}
 	return events
 }
