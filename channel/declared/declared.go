@@ -15,25 +15,13 @@ package declared
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
-	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/channel/domcfg"
 )
-
-// MaxFileSize is the largest file that is read, in bytes.
-const MaxFileSize = 256 << 10
-
-// Suffix is how the names of drop-in files end; others are left alone.
-const Suffix = ".toml"
 
 // File is a drop-in file.
 type File struct {
@@ -56,11 +44,7 @@ type Pattern struct {
 
 // matches reports whether a domain is meant. An empty name or uuid is unknown.
 func (p Pattern) matches(name, uuid string) bool {
-	if p.Text == name || uuid != "" && strings.EqualFold(p.Text, uuid) {
-		return true
-	}
-	ok, err := path.Match(p.Text, name)
-	return ok && err == nil && name != ""
+	return domcfg.MatchDomain(p.Text, name, uuid)
 }
 
 // literal says that the pattern is a name or a uuid.
@@ -77,57 +61,19 @@ type Set struct {
 // ReadDir reads the drop-in files of a directory. A directory that does not exist
 // has none. The error is about the directory; those of files are in the Set.
 func ReadDir(dir string) (*Set, error) {
-	set := &Set{Broken: make(map[string]domcfg.Errors)}
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("drop-in files: %w", err)
-	}
-	for _, e := range entries { // sorted by name
-		name := e.Name()
-		if !strings.HasSuffix(name, Suffix) || strings.HasPrefix(name, ".") {
-			continue
-		}
-		full := filepath.Join(dir, name)
-		src, err := readFile(full)
-		if errors.Is(err, fs.ErrNotExist) && e.Type()&fs.ModeSymlink == 0 {
-			continue // it has just gone
-		}
-		var f *File
+	set := &Set{}
+	var err error
+	set.Broken, err = domcfg.ReadDropIns(dir, func(file string, src []byte) error {
+		f, err := Parse(file, src)
 		if err == nil {
-			f, err = Parse(full, src)
-		}
-		var bad domcfg.Errors
-		switch {
-		case err == nil:
 			set.Files = append(set.Files, f)
-		case errors.As(err, &bad):
-			set.Broken[name] = bad
-		default:
-			set.Broken[name] = domcfg.Errors{problem(full, 1, 1, "cannot be read", err.Error(), "")}
 		}
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	return set, nil
-}
-
-// readFile reads a regular file of a sane size, and waits for nobody.
-func readFile(name string) ([]byte, error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, errors.New("it is not a regular file")
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	src, err := io.ReadAll(io.LimitReader(f, MaxFileSize+1))
-	if err == nil && len(src) > MaxFileSize {
-		err = fmt.Errorf("it has more than %d bytes", MaxFileSize)
-	}
-	return src, err
 }
 
 func problem(file string, line, col int, what, why, fix string) *domcfg.Error {

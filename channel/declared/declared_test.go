@@ -38,7 +38,7 @@ func TestReadDir(t *testing.T) {
 	_, dir := read(t, map[string]string{
 		"b.toml": declare("b", "connection=pty,name=b"), "a.toml": declare("a", "connection=pty,name=a"),
 		"bad.toml": "bad", ".hidden.toml": "bad", "notes.txt": "bad", "a.toml~": "bad",
-		"big.toml": strings.Repeat("#", MaxFileSize+1), "crlf.toml": strings.ReplaceAll(declare("c", "connection=pty,name=c"), "\n", "\r\n"),
+		"big.toml": strings.Repeat("#", domcfg.MaxDropIn+1), "crlf.toml": strings.ReplaceAll(declare("c", "connection=pty,name=c"), "\n", "\r\n"),
 		"deep.toml": "x = " + strings.Repeat("[", 100000),
 	})
 	for name, create := range map[string]func(string) error{

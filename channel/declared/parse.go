@@ -4,11 +4,9 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
-	"unicode"
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
@@ -16,9 +14,6 @@ import (
 	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/channel/domcfg"
 )
-
-// maxPattern is more than any domain's name or uuid has, in bytes.
-const maxPattern = 255
 
 // Parse reads a drop-in file. The error is [domcfg.Errors]: all that is wrong, in
 // the order of the file; when it is not TOML at all, the first place where it is not.
@@ -216,17 +211,9 @@ func article(k unstable.Kind) string {
 }
 
 func (p *parser) pattern(text string, line, col int) {
-	_, err := path.Match(text, "")
-	switch {
-	case text == "":
-		p.fail(line, col, "match is empty", "no domain has an empty name", `name a domain, or give "*" for all`)
-	case len(text) > maxPattern:
-		p.fail(line, col, fmt.Sprintf("match has %d bytes", len(text)), fmt.Sprintf("at most %d are allowed", maxPattern), "")
-	case strings.ContainsFunc(text, unicode.IsControl):
-		p.fail(line, col, fmt.Sprintf("match %q has a control character", text), "", "")
-	case err != nil:
-		p.fail(line, col, fmt.Sprintf("match %q is no pattern", text), `a [ has no ], or a \ nothing after it`, `write '\[' for the character itself`)
-	default:
-		p.rule.Match = append(p.rule.Match, Pattern{text, line, col})
+	if what, why, fix := domcfg.CheckPattern(text); what != "" {
+		p.fail(line, col, what, why, fix)
+		return
 	}
+	p.rule.Match = append(p.rule.Match, Pattern{text, line, col})
 }

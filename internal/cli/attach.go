@@ -124,7 +124,7 @@ const terminalSoon = time.Second
 func (a *app) awaitSoon(ctx context.Context, tools *toolstack.Toolstack, c toolstack.Channel) {
 	ctx, cancel := context.WithTimeout(ctx, terminalSoon)
 	defer cancel()
-	if awaitTTY(ctx, tools, c) != nil {
+	if awaitPlace(ctx, tools, c) != nil {
 		a.warn("%s is attached; its terminal is not there yet, because no daemon has answered (`xenchan list` shows it later)", c.Name)
 	}
 }
@@ -141,11 +141,7 @@ func await(ctx context.Context, tools *toolstack.Toolstack, c toolstack.Channel,
 	if err != nil || !served(ctx, tools, c) {
 		return err
 	}
-	if c.Connection == channel.PTY {
-		err = awaitTTY(soon, tools, c)
-	} else {
-		err = awaitSocket(soon, tools, c)
-	}
+	err = awaitPlace(soon, tools, c)
 	if timedOut(ctx, soon, err) {
 		return timeoutError{fmt.Errorf("%s is attached and the guest is connected, but there is nothing for clients to connect to after %v: see what the daemon logs", c.Name, limit)}
 	}
@@ -157,23 +153,16 @@ func timedOut(ctx, soon context.Context, err error) bool {
 	return err != nil && ctx.Err() == nil && soon.Err() != nil
 }
 
-// awaitTTY waits until the daemon has published a terminal.
-func awaitTTY(ctx context.Context, tools *toolstack.Toolstack, c toolstack.Channel) error {
-	return tools.Store.WaitUntil(ctx, func(r xenstore.Reader) (bool, error) {
-		v := xenstore.NewValues(ctx, r)
-		tty, ok := v.Lookup(c.Frontend + "/tty")
-		if !ok && v.Err() == nil {
-			return false, fmt.Errorf("%w: %s was detached", toolstack.ErrNoChannel, c.Name)
-		}
-		return tty != "", v.Err()
-	})
-}
-
-// awaitSocket waits until the daemon listens, and learns from it why it cannot.
-func awaitSocket(ctx context.Context, tools *toolstack.Toolstack, c toolstack.Channel) error {
+// awaitPlace waits until there is something for clients to open: a terminal that the
+// daemon has published, or a socket. It learns from the daemon why there is none.
+func awaitPlace(ctx context.Context, tools *toolstack.Toolstack, c toolstack.Channel) error {
+	there := socketThere
+	if c.Connection == channel.PTY {
+		there = ttyThere
+	}
 	for {
-		if info, err := os.Stat(c.Path); err == nil && info.Mode().Type() == fs.ModeSocket {
-			return nil
+		if ok, err := there(ctx, tools, c); ok || err != nil {
+			return err
 		}
 		all, _ := daemon.Query(ctx, tools.RunDir)
 		for _, s := range all {
@@ -187,4 +176,18 @@ func awaitSocket(ctx context.Context, tools *toolstack.Toolstack, c toolstack.Ch
 			return ctx.Err()
 		}
 	}
+}
+
+func ttyThere(ctx context.Context, tools *toolstack.Toolstack, c toolstack.Channel) (bool, error) {
+	v := xenstore.NewValues(ctx, tools.Store)
+	tty, ok := v.Lookup(c.Frontend + "/tty")
+	if !ok && v.Err() == nil {
+		return false, fmt.Errorf("%w: %s was detached", toolstack.ErrNoChannel, c.Name)
+	}
+	return tty != "", v.Err()
+}
+
+func socketThere(_ context.Context, _ *toolstack.Toolstack, c toolstack.Channel) (bool, error) {
+	info, err := os.Stat(c.Path)
+	return err == nil && info.Mode().Type() == fs.ModeSocket, nil
 }

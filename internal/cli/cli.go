@@ -195,7 +195,7 @@ func (a *app) groups() []group {
 		}},
 		{"Host", []*cobra.Command{
 			a.daemonCommand(),
-			a.applyCommand(),
+			a.applyCommand(), a.firewallCommand(),
 		}},
 		{"Without Xen", []*cobra.Command{
 			a.demoCommand(),

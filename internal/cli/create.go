@@ -208,7 +208,7 @@ func createdChannels(ctx context.Context, tools *toolstack.Toolstack, d toolstac
 	soon, cancel := context.WithTimeout(ctx, terminalSoon)
 	defer cancel()
 	for _, r := range rows {
-		if noTTY(r) && served(ctx, tools, r) && awaitTTY(soon, tools, r) != nil {
+		if noTTY(r) && served(ctx, tools, r) && awaitPlace(soon, tools, r) != nil {
 			break
 		}
 	}

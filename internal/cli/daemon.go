@@ -29,7 +29,8 @@ those to come, until it is stopped. It leaves channels as they are when it stops
 guests do not notice, and the next daemon goes on.
 
 In the control domain it also gives domains the channels that drop-in files declare,
-see ` + "`xenchan apply --help`" + `. SIGHUP has it read these files and the level of its log anew.
+see ` + "`xenchan apply --help`" + `, and heeds those that say who may ask guest agents what, see
+` + "`xenchan firewall --help`" + `. SIGHUP has it read these files and the level of its log anew.
 
 ` + daemonConfigHelp,
 		Example: "  xenchan daemon\n  xenchan daemon --config /etc/xenchan/xenchan.toml\n  xenchan daemon --host sim:/tmp/host --verbose",
@@ -80,6 +81,8 @@ func (a *app) runDaemon(ctx context.Context, config daemonConfig) error {
 	level.Set(config.level())
 	log := a.logger(config, &level)
 	config.Channels.Dir = cmp.Or(config.Channels.Dir, w.channelsDir())
+	config.Firewall.Dir = cmp.Or(config.Firewall.Dir, w.firewallDir())
+	rules := openFirewall(config.Firewall.Dir, log)
 	about, err := a.confine(w, config, log)
 	if err != nil {
 		return err
@@ -88,15 +91,19 @@ func (a *app) runDaemon(ctx context.Context, config daemonConfig) error {
 		Store: store, RunDir: w.runDir(), Dir: config.Channels.Dir, Log: log,
 	})
 	pulse, every := watchdog()
+	routes := r.Routes()
+	routes["POST "+firewallPath] = rules.route
+	var always slog.LevelVar // what the firewall decides is told at every level
 	return backend.Run(ctx, backend.Config{
 		Store: store, Hypervisor: hv, RunDir: w.runDir(), Descriptors: kept, Log: log,
 		MaxChannels: most, SocketDirs: config.socketDirs(), About: about, Pulse: pulse, PulseEvery: every,
-		Routes: r.Routes(),
+		Routes: routes, Firewall: rules.Current, Audit: a.logger(config, &always),
 		Beside: func(ctx context.Context) error {
-			hangups := make(chan os.Signal, 1)
-			signal.Notify(hangups, syscall.SIGHUP)
-			defer signal.Stop(hangups)
-			go reloadOn(ctx, hangups, func() { reread(config, &level, log); r.Reload() })
+			defer reloadOn(ctx, func() {
+				reread(config, &level, log)
+				rules.reload()
+				r.Reload()
+			})()
 			return r.Run(ctx)
 		},
 		Ready: func() {
@@ -116,9 +123,18 @@ func watchdog() (pulse func(), every time.Duration) {
 	return func() { daemon.SdNotify(false, daemon.SdNotifyWatchdog) }, limit / 3
 }
 
-// reloadOn reloads at each signal until the context ends. A service manager waits
-// for the end of what it has asked for (sd_notify(3), RELOADING=1).
-func reloadOn(ctx context.Context, hangups <-chan os.Signal, reload func()) {
+// reloadOn reloads at each SIGHUP until the context ends; then what it returns is to
+// be called.
+func reloadOn(ctx context.Context, reload func()) (stop func()) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	go reloadAt(ctx, hangups, reload)
+	return func() { signal.Stop(hangups) }
+}
+
+// reloadAt has a service manager wait for the end of what it has asked for
+// (sd_notify(3), RELOADING=1).
+func reloadAt(ctx context.Context, hangups <-chan os.Signal, reload func()) {
 	for {
 		select {
 		case <-hangups:

@@ -22,6 +22,9 @@ type daemonConfig struct {
 	Channels struct {
 		Dir string `toml:"dir"` // of the drop-in files
 	} `toml:"channels"`
+	Firewall struct {
+		Dir string `toml:"dir"` // of the files of the agent firewall
+	} `toml:"firewall"`
 	Sandbox struct {
 		Mode       string   `toml:"mode"` // best-effort, required or off
 		SocketDirs []string `toml:"socket_dirs"`
@@ -51,6 +54,9 @@ const daemonConfigHelp = `The configuration file is TOML. All of it is optional:
 
   [channels]
   dir = "/etc/xenchan/channels.d"   # of the drop-in files
+
+  [firewall]
+  dir = "/etc/xenchan/firewall.d"   # who may ask guest agents what
 
   [sandbox]         # what the daemon gives up when it has started
   mode = "best-effort"   # all that the kernel has; required: or do not start; off
@@ -82,6 +88,9 @@ func readDaemonConfig(path string) (daemonConfig, error) {
 	}
 	if c.Channels.Dir != "" && !filepath.IsAbs(c.Channels.Dir) {
 		return c, usagef("%s: channels.dir is %q; give an absolute path", path, c.Channels.Dir)
+	}
+	if c.Firewall.Dir != "" && !filepath.IsAbs(c.Firewall.Dir) {
+		return c, usagef("%s: firewall.dir is %q; give an absolute path", path, c.Firewall.Dir)
 	}
 	if !slices.Contains(sandboxModes, c.Sandbox.Mode) {
 		return c, usagef("%s: sandbox.mode is %q; give %s", path, c.Sandbox.Mode, strings.Join(sandboxModes, ", "))

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/xenchan/xenchan/internal/devicemodel"
 	"github.com/xenchan/xenchan/xen"
@@ -20,6 +21,10 @@ const DeviceModelName = "xenchan-dm"
 
 // libxlUserData is where libxl keeps what it knows of domains.
 const libxlUserData = "/var/lib/xen"
+
+// firewallPoll is how often a device model looks whether the rules have changed:
+// libxl's SIGHUP tells it something else.
+const firewallPoll = 10 * time.Second
 
 const deviceModelHelp = `xenchan-dm stands in for the QEMU that libxl starts for a PV or PVH domain because
 of its channels. It is not for people to run: xl and libvirt start it, when a
@@ -87,6 +92,9 @@ func (a *app) deviceModel(ctx context.Context, args []string) error {
 	if why != "" {
 		return execQEMU(log, why, args)
 	}
+	rules := openFirewall(w.firewallDir(), log)
+	config.Firewall = rules.Current
+	go rules.poll(ctx, firewallPoll)
 	// QMP sockets and all else that is made are for root alone.
 	syscall.Umask(0o077)
 	return devicemodel.Run(ctx, config)

@@ -34,8 +34,8 @@ import (
 // The exit status is 0 unless a comment says another. A command that ends with &
 // runs on; see to it that the page ends it.
 //
-// /run/xenchan is the host's run directory, /etc/xenchan/channels.d that of its
-// drop-in files, /dev/xen-channel the guest's, also for xenchan-guest, and the
+// /run/xenchan is the host's run directory, /etc/xenchan/channels.d and firewall.d those
+// of its drop-in files, /dev/xen-channel the guest's, also for xenchan-guest, and the
 // current directory is empty but for the files of the page: a block whose info
 // string has a second word, as in
 //
@@ -187,12 +187,12 @@ func runDocs(t *testing.T, page string, blocks []docBlock) {
 			write(filepath.Join(work, b.file), b.content)
 			continue
 		}
-		command := strings.NewReplacer("/run/xenchan", filepath.Join(host, "run"), xenChannelsDir, filepath.Join(host, "channels.d")).Replace(b.command)
+		command := strings.NewReplacer("/run/xenchan", filepath.Join(host, "run"), xenChannelsDir, filepath.Join(host, "channels.d"), xenFirewallDir, filepath.Join(host, "firewall.d")).Replace(b.command)
 		if b.guest != "" {
 			command = strings.ReplaceAll(command, "/dev/xen-channel", filepath.Join(host, "guests", b.guest, "xen-channel"))
 		}
 		out, status := sh.run(t, command)
-		out = strings.NewReplacer(filepath.Join(host, "guests/web/xen-channel"), "/dev/xen-channel", filepath.Join(host, "run"), "/run/xenchan", filepath.Join(host, "channels.d"), xenChannelsDir).Replace(out)
+		out = strings.NewReplacer(filepath.Join(host, "guests/web/xen-channel"), "/dev/xen-channel", filepath.Join(host, "run"), "/run/xenchan", filepath.Join(host, "channels.d"), xenChannelsDir, filepath.Join(host, "firewall.d"), xenFirewallDir).Replace(out)
 		if status != b.status {
 			t.Fatalf("%s:%d: exit status %d, the page says %d: %s\n%s", page, b.line, status, b.status, b.command, out)
 		}

@@ -25,6 +25,9 @@ const xenRunDir = "/run/xenchan"
 // xenChannelsDir is where the drop-in files of a real host are.
 const xenChannelsDir = "/etc/xenchan/channels.d"
 
+// xenFirewallDir is where a real host says who may ask guest agents what.
+const xenFirewallDir = "/etc/xenchan/firewall.d"
+
 // where is the host that a command works on.
 type where struct {
 	dir string // of the embedded host; empty for real Xen
@@ -69,6 +72,13 @@ func (w where) channelsDir() string {
 		return filepath.Join(w.dir, "channels.d")
 	}
 	return xenChannelsDir
+}
+
+func (w where) firewallDir() string {
+	if w.dir != "" {
+		return filepath.Join(w.dir, "firewall.d")
+	}
+	return xenFirewallDir
 }
 
 // openStore connects to the host's xenstore as its control domain.

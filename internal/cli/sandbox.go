@@ -37,7 +37,7 @@ func (a *app) confine(w where, config daemonConfig, log *slog.Logger) (backend.A
 	}
 	// Accounts, the time zone, the configuration and the drop-in files; all by
 	// their directories, as files are replaced when they change.
-	read := []string{"/etc", "/usr/share/zoneinfo", "/sys/hypervisor", filepath.Dir(config.Channels.Dir)}
+	read := []string{"/etc", "/usr/share/zoneinfo", "/sys/hypervisor", filepath.Dir(config.Channels.Dir), filepath.Dir(config.Firewall.Dir)}
 	if config.file != "" {
 		read = append(read, filepath.Dir(config.file))
 	}

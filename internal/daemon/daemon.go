@@ -24,6 +24,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +39,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/xenchan/xenchan/agent/firewall"
 	"github.com/xenchan/xenchan/internal/fdstore"
 	"github.com/xenchan/xenchan/xen"
 	"github.com/xenchan/xenchan/xenstore"
@@ -71,6 +73,10 @@ type Config struct {
 	SocketDirs []string
 	// MaxChannels is how many channels there are descriptors for; 0 is any number.
 	MaxChannels int
+	// Firewall says who may ask guest agents what; nil is anybody anything. Audit is
+	// where that is logged; nil is Log.
+	Firewall *firewall.Current
+	Audit    *slog.Logger
 	// About is what the caller knows of this process, for who asks.
 	About About
 	Log   *slog.Logger
@@ -101,6 +107,10 @@ func Run(ctx context.Context, c Config) error {
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
+	if d.Firewall == nil {
+		d.Firewall = firewall.NewCurrent(&firewall.Set{})
+	}
+	d.Audit = cmp.Or(d.Audit, d.Log)
 	domid, err := d.Store.Read(ctx, "domid")
 	if err != nil {
 		return fmt.Errorf("ask xenstore which domain this is: %w", err)

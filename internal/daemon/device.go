@@ -37,6 +37,7 @@ type device struct {
 	keep     *keep
 	pipes    *pipes
 	gone     atomic.Bool // the channel is no more: nothing of it is to stay
+	fence    fence
 
 	mu       sync.Mutex
 	serving  bool               // status is worth showing; guarded by mu, as all below
@@ -64,6 +65,7 @@ func newDevice(d *Daemon, dir string, dom xen.DomID, devid int) *device {
 		poke:     make(chan struct{}, 1),
 		settled:  make(chan struct{}),
 		attached: make(chan struct{}),
+		fence:    fence{refit: make(chan struct{})},
 	}
 }
 
@@ -202,6 +204,10 @@ func (d *device) serve(ctx context.Context) error {
 	}
 	d.pipes = openPipes(d.spool.Log, d.keep.take(keptIn), d.keep.take(keptOut), d.keep)
 	defer d.pipes.close()
+	d.readRules(ctx) // before anybody can connect
+	if rules, _ := d.fence.get(); rules != nil {
+		d.unkeep(false) // an earlier daemon may have had none
+	}
 	d.mu.Lock()
 	d.serving = true
 	d.mu.Unlock()
@@ -217,6 +223,7 @@ func (d *device) serve(ctx context.Context) error {
 	wg.Go(func() { d.serveEndpoint(clients) })
 	wg.Go(func() { d.tellLosses(clients.Done()) })
 	wg.Go(func() { d.followGuest(clients) })
+	wg.Go(func() { d.followRules(clients) })
 	err = backend.Run(ctx)
 	if errors.Is(err, console.ErrReplaced) {
 		d.look() // for the device that follows
@@ -271,54 +278,6 @@ func (d *device) flush(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
-}
-
-// serveEndpoint opens the channel's place on the host and serves its clients.
-// While there is no such place, the guest's bytes wait in the spool.
-func (d *device) serveEndpoint(ctx context.Context) {
-	for wait := time.Second; ; wait = min(2*wait, 30*time.Second) {
-		err := d.serveOnce(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		d.setEndpoint(nil, err)
-		d.log.Error("no endpoint yet", "error", err, "again_in", wait)
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// serveOnce returns when the context ends, or with the reason why clients
-// cannot be served.
-func (d *device) serveOnce(ctx context.Context) error {
-	ep, err := d.openEndpoint()
-	if err != nil {
-		return d.explainRights(err)
-	}
-	defer d.closeEndpoint(ep)
-	d.setEndpoint(ep, nil)
-	d.log.Info("serving", "connection", d.spec.Connection, "path", ep.Path())
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	if d.spec.Connection == channel.PTY {
-		wg.Go(func() { d.keepTTY(ctx, ep.Path()) })
-	}
-	newServer(d, ep).run(ctx)
-	return ctx.Err()
-}
-
-// setEndpoint shows where clients connect, or why they cannot.
-func (d *device) setEndpoint(ep endpoint.Endpoint, err error) {
-	d.mu.Lock()
-	d.endpoint, d.problem = ep, ""
-	if err != nil {
-		d.problem = err.Error()
-	}
-	d.mu.Unlock()
-	d.settleBoth(&d.placed)
 }
 
 // keepTTY keeps the path of the terminal where `xl console` and `xl channel-list`

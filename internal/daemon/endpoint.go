@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,7 +11,9 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/endpoint"
@@ -18,6 +21,73 @@ import (
 	"github.com/xenchan/xenchan/endpoint/unixsock"
 	"github.com/xenchan/xenchan/internal/sys"
 )
+
+// serveEndpoint opens the channel's place on the host and serves its clients.
+// While there is no such place, the guest's bytes wait in the spool.
+func (d *device) serveEndpoint(ctx context.Context) {
+	for wait := time.Second; ; wait = min(2*wait, 30*time.Second) {
+		_, refit := d.fence.get()
+		err := d.serveOnce(ctx, refit)
+		if ctx.Err() != nil {
+			return
+		}
+		d.setEndpoint(nil, err)
+		if errors.Is(err, errRefit) {
+			d.log.Info("clients have to come again", "why", err)
+			wait = time.Second / 2
+			continue
+		}
+		d.log.Error("no endpoint yet", "error", err, "again_in", wait)
+		select {
+		case <-time.After(wait):
+		case <-refit:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// serveOnce returns when the context ends, when the channel gets a firewall or loses
+// it, or with the reason why clients cannot be served.
+func (d *device) serveOnce(ctx context.Context, refit <-chan struct{}) error {
+	if err := d.checkFence(); err != nil {
+		return err
+	}
+	ep, err := d.openEndpoint()
+	if err != nil {
+		return d.explainRights(err)
+	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	defer d.closeEndpoint(ctx, ep)
+	d.setEndpoint(ep, nil)
+	d.log.Info("serving", "connection", d.spec.Connection, "path", ep.Path())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	if d.spec.Connection == channel.PTY {
+		wg.Go(func() { d.keepTTY(ctx, ep.Path()) })
+	}
+	wg.Go(func() {
+		select {
+		case <-refit:
+			stop(errRefit)
+		case <-ctx.Done():
+		}
+	})
+	newServer(d, ep).run(ctx)
+	return context.Cause(ctx)
+}
+
+// setEndpoint shows where clients connect, or why they cannot.
+func (d *device) setEndpoint(ep endpoint.Endpoint, err error) {
+	d.mu.Lock()
+	d.endpoint, d.problem = ep, ""
+	if err != nil {
+		d.problem = err.Error()
+	}
+	d.mu.Unlock()
+	d.settleBoth(&d.placed)
+}
 
 // openEndpoint makes the channel's place on the host, or goes on with the one that
 // an earlier daemon has left.
@@ -125,8 +195,12 @@ func (d *device) explainRights(err error) error {
 // closeEndpoint leaves the channel's place to the next daemon, if it is kept and the
 // channel is still wanted. Otherwise it removes it, and the domain's directory in
 // the run directory with the last of its sockets.
-func (d *device) closeEndpoint(ep endpoint.Endpoint) {
-	if d.keep.Keeps() && !d.gone.Load() {
+func (d *device) closeEndpoint(ctx context.Context, ep endpoint.Endpoint) {
+	refit := errors.Is(context.Cause(ctx), errRefit)
+	if refit {
+		d.unkeep(true)
+	}
+	if !refit && d.keep.Keeps() && !d.gone.Load() {
 		ep.Leave()
 		return
 	}

@@ -28,6 +28,11 @@ type Observed struct {
 // serveObserver streams what the guest sends from now on, one JSON object a line.
 // The first says where that begins. The observer keeps nobody waiting.
 func (d *Daemon) serveObserver(w http.ResponseWriter, r *http.Request, dev *device, who peer) {
+	rules, refit := dev.fence.get()
+	if rules != nil {
+		http.Error(w, fmt.Sprintf("%s says who may ask the agent there what, and an observer would see the replies to others", rules.Where()), http.StatusForbidden)
+		return
+	}
 	if d.observers.Add(1) > maxObservers {
 		d.observers.Add(-1)
 		http.Error(w, "there are too many observers", http.StatusServiceUnavailable)
@@ -43,6 +48,8 @@ func (d *Daemon) serveObserver(w http.ResponseWriter, r *http.Request, dev *devi
 	for {
 		select {
 		case <-x.ready:
+		case <-refit:
+			return
 		case <-r.Context().Done():
 			return
 		}

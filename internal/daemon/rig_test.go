@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/xenchan/xenchan/agent/firewall"
 	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/console"
 	"github.com/xenchan/xenchan/internal/daemon"
@@ -39,8 +40,9 @@ type rig struct {
 	domU  *xensim.Conn
 	guest *xenstore.Store
 
-	log   *slog.Logger // of the daemon; nil: it is shown when a test fails
-	pulse func()       // of the daemon; may be nil
+	log   *slog.Logger      // of the daemon; nil: it is shown when a test fails
+	pulse func()            // of the daemon; may be nil
+	rules *firewall.Current // of the daemon; may be nil
 }
 
 func newRig(t *testing.T) *rig {
@@ -127,6 +129,7 @@ func (r *rig) launch() (*server, <-chan struct{}) {
 	}
 	config := daemon.Config{
 		Store: s.store, Hypervisor: s.hv, RunDir: r.runDir(), Ready: func() { close(ready) }, Log: log,
+		Firewall: r.rules,
 	}
 	if r.pulse != nil {
 		config.Pulse, config.PulseEvery = r.pulse, 20*time.Millisecond

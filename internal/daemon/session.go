@@ -115,11 +115,15 @@ func (s *server) next(ctx context.Context) (*visit, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &visit{Client: client}
+	v := &visit{}
 	if c, ok := client.(interface{ Live() bool }); ok {
 		v.live = c.Live()
 	}
-	if h, err := client.Handle(); h != nil || err != nil {
+	if v.Client, err = s.dev.filter(client); err != nil {
+		_ = client.Close()
+		return nil, err
+	}
+	if h, err := v.Handle(); h != nil || err != nil {
 		s.number++
 		v.kept = fmt.Sprint(keptClient, s.number)
 		s.dev.keep.putOne(v.kept, h, err) // before any byte of it moves

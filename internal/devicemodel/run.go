@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/xenchan/xenchan/agent/firewall"
 	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/internal/daemon"
 	"github.com/xenchan/xenchan/toolstack"
@@ -36,7 +37,9 @@ type Config struct {
 	UserData string
 	// Hangup is closed when libxl wants it to end, with the domain.
 	Hangup <-chan struct{}
-	Log    *slog.Logger
+	// Firewall says who may ask guest agents what; nil is anybody anything.
+	Firewall *firewall.Current
+	Log      *slog.Logger
 }
 
 // handOverWithin is how long a daemon may need for a domain's consoles.
@@ -200,7 +203,7 @@ func (m *model) serveAlone(ctx context.Context) error {
 		}
 	}()
 	return daemon.Run(ctx, daemon.Config{
-		Store: m.Store, Hypervisor: hv, RunDir: dir, DeviceModel: m.DomID, Log: m.Log,
+		Store: m.Store, Hypervisor: hv, RunDir: dir, DeviceModel: m.DomID, Firewall: m.Firewall, Log: m.Log,
 		Ready: func() {
 			if err := m.ready(); err != nil {
 				m.Log.Error("libxl is not told that the device model is ready", "error", err)
