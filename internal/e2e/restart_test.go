@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"syscall"
@@ -18,31 +19,79 @@ import (
 	"github.com/xenchan/xenchan/xenstore"
 )
 
-// back is how long after a kill a guest's bytes may reach a client again: a promise
-// of 100 ms, and ten times that on a machine that has other things to do.
-const back = time.Second
+// back is how long after a kill the guests' bytes may take to reach clients again.
+const back = 100 * time.Millisecond
 
-// After a kill the daemon is back soon. What is measured is what a client and a
-// guest feel: the time from the kill of the daemon until a byte that the guest says
-// right after it, and the guest's answer to the client, have come.
+// After a kill the daemon is back soon, every time. What is measured is what clients
+// and guests feel: the time from the kill of the daemon until a byte that the guest
+// says right after it has come on each of eight channels. That a busy machine lets
+// processes wait is not the daemon's doing. So a program that does nothing is started
+// before each kill, and where that takes long, the daemon, which needs five times its
+// processor time, may take eight times as long.
 func TestDaemon_isBackSoon(t *testing.T) {
-	h := start(t, sim.Domain{Name: "web", Channels: []channel.Spec{socket("a"), socket("b"), {Name: "con", Connection: channel.PTY}}})
-	guest, client := h.inGuest("web", "a"), h.onHost(h.channel("web", "a"))
-	h.say(guest, client, "before")
-	var took []time.Duration
-	for range 20 {
-		pid := h.pid("daemon")
-		time.Sleep(150 * time.Millisecond) // it has settled, as one that runs for months has
+	var domains []sim.Domain
+	for _, name := range []string{"web", "db"} {
+		domains = append(domains, sim.Domain{Name: name, Channels: []channel.Spec{
+			socket("a"), socket("b"), socket("c"), {Name: "con", Connection: channel.PTY},
+		}})
+	}
+	h := start(t, domains...)
+	type ends struct {
+		guest io.Writer
+		host  io.Reader
+	}
+	var all []ends
+	for _, d := range domains {
+		for _, spec := range d.Channels {
+			c := h.channel(d.Name, spec.Name)
+			e := ends{guest: h.inGuest(d.Name, spec.Name)}
+			if spec.Connection == channel.PTY {
+				e.host = h.open(c.TTY)
+			} else {
+				e.host = h.onHost(c)
+			}
+			h.say(e.guest, e.host, "before")
+			all = append(all, e)
+		}
+	}
+	command := xenchan(t)
+	var took, idle []time.Duration
+	pid := 0
+	for range 100 {
+		h.eventually("another daemon", func() bool { now := h.pid("daemon"); return now != pid && runs(now) })
+		pid = h.pid("daemon")
+		time.Sleep(110 * time.Millisecond) // it has settled, as one that runs for months has
 		begin := time.Now()
+		h.check(exec.Command(command, "version").Run())
+		idle = append(idle, time.Since(begin))
+		begin = time.Now()
 		h.check(syscall.Kill(pid, syscall.SIGKILL))
-		h.say(guest, client, "?")
-		h.say(client, guest, "!")
+		for _, e := range all {
+			_, err := io.WriteString(e.guest, "?")
+			h.check(err)
+		}
+		for _, e := range all {
+			_, err := io.ReadFull(e.host, make([]byte, 1))
+			h.check(err)
+		}
 		took = append(took, time.Since(begin))
 	}
 	slices.Sort(took)
-	t.Logf("from the kill to a byte each way: median %v, worst %v of %d", took[len(took)/2], took[len(took)-1], len(took))
-	if took[len(took)/2] > back {
-		t.Errorf("a daemon is to be back in 100 ms, and on a busy machine in %v: %v", back, took)
+	slices.Sort(idle)
+	say := func(all []time.Duration) string {
+		return fmt.Sprintf("median %v, p99 %v, max %v of %d", all[len(all)/2], all[len(all)*99/100-1], all[len(all)-1], len(all))
+	}
+	t.Logf("from the kill to a byte on each of %d channels: %s; to start a program that does nothing: %s", len(all), say(took), say(idle))
+	bound := func(i int) time.Duration {
+		if raceEnabled { // which makes everything slower than it is, and differently
+			return 10 * back
+		}
+		return max(back, 8*idle[i])
+	}
+	for _, i := range []int{len(took) / 2, len(took)*99/100 - 1} {
+		if took[i] > bound(i) {
+			t.Errorf("a daemon is to be back in %v: it took %v, and %v or less in %d of %d cases", back, took[i], took[i], i+1, len(took))
+		}
 	}
 }
 
