@@ -20,8 +20,9 @@ const MaxChannels = 7
 
 // Limits of the fields of a [Spec].
 const (
-	// DefaultSpool is the size in bytes of a channel's spool when the Spec names none.
-	DefaultSpool int64 = 1 << 20
+	// DefaultSpool is the size in bytes of a channel's spool when the Spec names none:
+	// more than a Linux guest says at its boot. An idle channel uses 16 KiB of it.
+	DefaultSpool int64 = 4 << 20
 	// MinSpool holds at least one full ring (2 KiB) twice.
 	MinSpool int64 = 4 << 10
 	// MaxSpool keeps a typing error from filling the disk.

@@ -26,7 +26,7 @@ const specHelp = `SPEC is the string of xl.cfg's channel list: KEY=VALUE pairs w
   group       group of the socket, a name or a number
   allow       who alone may connect to the socket: users and @groups with ':'
               between, as alice:1000:@adm; root too only when named
-  spool       how much is kept for a client that is not there (default 1MiB)
+  spool       how much is kept for a client that is not there (default 4MiB)
   overflow    what a full spool does: drop-oldest, or block, which makes a guest
               that goes on writing stand still (default drop-oldest)`
 

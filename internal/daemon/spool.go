@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/xenchan/xenchan/channel"
@@ -120,6 +121,26 @@ func (s *spools) open(name, label string, spec channel.Spec, log *slog.Logger) (
 	return spoolFile{Log: l, close: func() error { return nil }}, err
 }
 
+const (
+	// always is how many bytes a spool may grow by as long as there are any.
+	always = 32 << 10
+	// othersShare is the part of the file system with the spools, mostly all of /run,
+	// that they leave to others, whatever guests say and nobody reads.
+	othersShare = 8
+)
+
+// leaveRoom says why a spool may not grow by n bytes.
+func leaveRoom(in *sys.Handle, n int64) error {
+	if n <= always {
+		return nil
+	}
+	free, all, err := in.Space()
+	if err == nil && free-n < all/othersShare {
+		err = fmt.Errorf("%d bytes of %d are free where the spools are, and some are left to others: %w", free, all, syscall.ENOSPC)
+	}
+	return err
+}
+
 func (s *spools) unuse(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -139,7 +160,10 @@ func (s *spools) openFile(name, label string, size int, policy spool.Overflow, l
 	memory := spool.Memory{
 		Bytes: m.Bytes(),
 		Reserve: func(off, n int) error {
-			err := h.Allocate(int64(off), int64(n))
+			err := leaveRoom(h, int64(n))
+			if err == nil {
+				err = h.Allocate(int64(off), int64(n))
+			}
 			if err != nil && time.Since(warned) > time.Minute {
 				warned = time.Now()
 				log.Warn("no space for the spool to grow", "error", err)
