@@ -37,20 +37,21 @@ type Channel struct {
 // its nodes all the time.
 func (t *Toolstack) Channels(ctx context.Context, d Domain) (all []Channel, err error) {
 	err = t.soon(ctx, func(ctx context.Context) error {
-		all, err = t.channels(ctx, d)
+		all, err = ReadChannels(ctx, t.Store, d)
 		return err
 	})
 	return all, err
 }
 
-func (t *Toolstack) channels(ctx context.Context, d Domain) ([]Channel, error) {
-	ids, err := devids(ctx, t.Store, d.ID)
+// ReadChannels is [Toolstack.Channels] for a condition that is waited for.
+func ReadChannels(ctx context.Context, r xenstore.Reader, d Domain) ([]Channel, error) {
+	ids, err := devids(ctx, r, d.ID)
 	if err != nil {
 		return nil, fmt.Errorf("list the channels of %v: %w", d, err)
 	}
 	var out []Channel
 	for _, id := range ids {
-		c, ok, err := readChannel(ctx, t.Store, d, id)
+		c, ok, err := readChannel(ctx, r, d, id)
 		if err != nil {
 			return nil, fmt.Errorf("list the channels of %v: %w", d, err)
 		}

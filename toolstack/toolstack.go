@@ -84,14 +84,14 @@ func (d Domain) String() string {
 // Domains lists the domains of the host in the order of their domids.
 func (t *Toolstack) Domains(ctx context.Context) (domains []Domain, err error) {
 	err = t.soon(ctx, func(ctx context.Context) error {
-		domains, err = t.domains(ctx)
+		domains, err = readDomains(ctx, t.Store)
 		return err
 	})
 	return domains, err
 }
 
-func (t *Toolstack) domains(ctx context.Context) ([]Domain, error) {
-	v := xenstore.NewValues(ctx, t.Store)
+func readDomains(ctx context.Context, r xenstore.Reader) ([]Domain, error) {
+	v := xenstore.NewValues(ctx, r)
 	var domains []Domain
 	for _, s := range v.List("/local/domain") {
 		id, err := xen.ParseDomID(s)
@@ -111,8 +111,17 @@ func (t *Toolstack) domains(ctx context.Context) ([]Domain, error) {
 
 // Resolve finds a domain by its name, domid or uuid. A name of digits alone is
 // taken for a domid, as xl does.
-func (t *Toolstack) Resolve(ctx context.Context, want string) (Domain, error) {
-	domains, err := t.Domains(ctx)
+func (t *Toolstack) Resolve(ctx context.Context, want string) (d Domain, err error) {
+	err = t.soon(ctx, func(ctx context.Context) error {
+		d, err = ReadDomain(ctx, t.Store, want)
+		return err
+	})
+	return d, err
+}
+
+// ReadDomain is [Toolstack.Resolve] for a condition that is waited for.
+func ReadDomain(ctx context.Context, r xenstore.Reader, want string) (Domain, error) {
+	domains, err := readDomains(ctx, r)
 	if err != nil {
 		return Domain{}, err
 	}
