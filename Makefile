@@ -7,14 +7,18 @@ FUZZTIME ?= 30s
 
 # What the tests talk to: C clients of xenstore, a guest agent, socat, systemd, libvirt's parser; and
 # what boots real Xen. gcc is for the race detector alone.
-DEBS := xenstore-utils qemu-guest-agent socat gcc libc6-dev qemu-system-x86 xz-utils systemd libvirt-clients libxml2-utils curl groff-base
+DEBS := xenstore-utils qemu-guest-agent socat gcc libc6-dev qemu-system-x86 xz-utils systemd libvirt-clients libxml2-utils curl groff-base \
+  python3-requests python3-serial python3-configobj python3-yaml
+
+# Installed, it would configure the machine that the tests run on.
+CLOUD_INIT := .cache/cloud-init/usr/bin/cloud-init
 
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 export CGO_ENABLED = 0
 BUILD := $(GO) build -trimpath -ldflags '-s -w'
 
-.PHONY: all demo deps check test test-fast test-xen xen-c xen-o bench bench-once soak leaks hostile fuzz lint cross install install-guest clean man
+.PHONY: all demo deps debs check test test-fast test-xen xen-c xen-o bench bench-once soak leaks hostile fuzz lint cross install install-guest clean man
 
 all: bin/xenchan bin/xenchan-dm bin/xenchan-guest
 
@@ -36,8 +40,16 @@ FORCE:
 demo: bin/xenchan
 	bin/xenchan demo
 
-# deps installs Debian packages that are missing; anybody but root is told which.
-deps:
+deps: debs $(CLOUD_INIT)
+
+# cloud-init is unpacked below .cache; what it needs of Python is installed.
+$(CLOUD_INIT): | debs
+	rm -rf .cache/cloud-init.new && mkdir -p .cache/cloud-init.new
+	cd .cache/cloud-init.new && apt-get -q -o APT::Sandbox::User=root download cloud-init && dpkg-deb -x cloud-init_*.deb . && rm cloud-init_*.deb
+	rm -rf .cache/cloud-init && mv .cache/cloud-init.new .cache/cloud-init && touch $@
+
+# debs installs Debian packages that are missing; anybody but root is told which.
+debs:
 	@for p in $(DEBS); do \
 	  dpkg-query -W -f '$${db:Status-Abbrev}' $$p 2>/dev/null | grep -q '^ii' || missing="$$missing $$p"; \
 	done; \
@@ -152,7 +164,7 @@ install-guest:
 	install -D -m 755 $(GUEST_BINARY) $(DESTDIR)$(PREFIX)/bin/xenchan-guest
 	install -D -m 644 packaging/xenchan-guest.rules $(DESTDIR)$(PREFIX)/lib/udev/rules.d/60-xenchan-guest.rules
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
-	for u in xenchan-guest xenchan-qemu-ga; do \
+	for u in xenchan-guest xenchan-qemu-ga xenchan-config; do \
 	  sed '/^ExecStart=/s|/usr/bin|$(PREFIX)/bin|' packaging/$$u.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$u.service && \
 	  chmod 644 $(DESTDIR)$(PREFIX)/lib/systemd/system/$$u.service || exit 1; \
 	done

@@ -25,7 +25,7 @@ func run(t *testing.T, name string, args ...string) string {
 
 // TestInputs reads what the tools read, so that go test knows when it has changed.
 func TestInputs(t *testing.T) {
-	for _, file := range []string{"xenchan.service", "xenchan.sysusers", "xenchan.rules", "xenchan.toml", "xenchan-guest.service", "xenchan-qemu-ga.service", "xenchan-guest.rules", "../Makefile"} {
+	for _, file := range []string{"xenchan.service", "xenchan.sysusers", "xenchan.rules", "xenchan.toml", "xenchan-guest.service", "xenchan-qemu-ga.service", "xenchan-config.service", "xenchan-guest.rules", "../Makefile"} {
 		if _, err := os.ReadFile(file); err != nil {
 			t.Error(err)
 		}
@@ -83,11 +83,11 @@ func TestInstallGuest(t *testing.T) {
 	}
 	run(t, "make", "-C", "..", "install-guest", "GUEST_BINARY="+bin, "PREFIX="+dir)
 	units := filepath.Join(dir, "lib/systemd/system")
-	out := run(t, "systemd-analyze", "verify", "--man=no", units+"/xenchan-guest.service", units+"/xenchan-qemu-ga.service")
+	out := run(t, "systemd-analyze", "verify", "--man=no", units+"/xenchan-guest.service", units+"/xenchan-qemu-ga.service", units+"/xenchan-config.service")
 	if out != "" {
 		t.Errorf("systemd-analyze verify says %q", out)
 	}
-	for _, unit := range []string{"xenchan-guest", "xenchan-qemu-ga"} {
+	for _, unit := range []string{"xenchan-guest", "xenchan-qemu-ga", "xenchan-config"} {
 		text, err := os.ReadFile(filepath.Join(units, unit+".service"))
 		if err != nil || !strings.Contains(string(text), "\nExecStart="+dir+"/bin/xenchan-guest ") {
 			t.Errorf("the unit %s does not start what was installed: %v\n%s", unit, err, text)

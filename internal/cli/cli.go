@@ -182,6 +182,8 @@ func (a *app) groups() []group {
 			a.detachCommand(),
 			a.connectCommand(),
 			a.agentCommand(),
+			a.configCommand(),
+			a.waitCommand(),
 			a.watchCommand(),
 			a.checkCommand(),
 			a.convertCommand(),

@@ -106,6 +106,11 @@ func (a *app) findServed(ctx context.Context, domain, name string) (c toolstack.
 	if err != nil {
 		return c, "", err
 	}
+	return findServedOf(ctx, tools, d, name)
+}
+
+// findServedOf is findServed for a domain that was found.
+func findServedOf(ctx context.Context, tools *toolstack.Toolstack, d toolstack.Domain, name string) (c toolstack.Channel, runDir string, err error) {
 	if c, err = tools.Find(ctx, d, name); err != nil {
 		return c, "", err
 	}

@@ -35,7 +35,8 @@ import (
 // runs on; see to it that the page ends it.
 //
 // /run/xenchan is the host's run directory, /etc/xenchan/channels.d and firewall.d those
-// of its drop-in files, /dev/xen-channel the guest's, also for xenchan-guest, and the
+// of its drop-in files, /dev/xen-channel the guest's, also for xenchan-guest,
+// /var/lib/cloud in a guest is cloud in the current directory, and the
 // current directory is empty but for the files of the page: a block whose info
 // string has a second word, as in
 //
@@ -189,7 +190,8 @@ func runDocs(t *testing.T, page string, blocks []docBlock) {
 		}
 		command := strings.NewReplacer("/run/xenchan", filepath.Join(host, "run"), xenChannelsDir, filepath.Join(host, "channels.d"), xenFirewallDir, filepath.Join(host, "firewall.d")).Replace(b.command)
 		if b.guest != "" {
-			command = strings.ReplaceAll(command, "/dev/xen-channel", filepath.Join(host, "guests", b.guest, "xen-channel"))
+			links := filepath.Join(host, "guests", b.guest, "xen-channel")
+			command = "XENCHAN_DIR=" + links + "; " + strings.NewReplacer("/dev/xen-channel", links, "/var/lib/cloud", filepath.Join(work, "cloud")).Replace(command)
 		}
 		out, status := sh.run(t, command)
 		out = strings.NewReplacer(filepath.Join(host, "guests/web/xen-channel"), "/dev/xen-channel", filepath.Join(host, "run"), "/run/xenchan", filepath.Join(host, "channels.d"), xenChannelsDir, filepath.Join(host, "firewall.d"), xenFirewallDir).Replace(out)

@@ -86,6 +86,9 @@ func attachEveryKind(t *testing.T, socket, runDir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := tools.SetReady(ctx, d, "ok"); err != nil { // as config serve does
+		t.Fatal(err)
+	}
 	b, err := tools.Find(ctx, d, "b") // the daemon makes it
 	for end := time.Now().Add(20 * time.Second); errors.Is(err, toolstack.ErrNoChannel) && time.Now().Before(end); b, err = tools.Find(ctx, d, "b") {
 		time.Sleep(10 * time.Millisecond)
@@ -138,6 +141,9 @@ func listedNodes(ls string) map[string]string {
 			dir += "/D"
 		}
 		nodes[dir+"/N"+m[4]] = rights
+	}
+	for _, m := range regexp.MustCompile(`(?m)^/libxl/1(/xenchan/\S+) = ".*"   \((.*)\)$`).FindAllStringSubmatch(ls, -1) {
+		nodes["/libxl/D"+m[1]] = m[2]
 	}
 	return nodes
 }

@@ -30,6 +30,14 @@ func help(cmd *cobra.Command, _ []string) {
 			}
 		}
 	}
+	if len(cmd.Groups()) == 0 && cmd.HasAvailableSubCommands() {
+		fmt.Fprint(w, "\nCommands:\n")
+		for _, c := range cmd.Commands() {
+			if c.IsAvailableCommand() {
+				fmt.Fprintf(w, "  %-13s %s\n", c.Name(), c.Short)
+			}
+		}
+	}
 	if !cmd.HasParent() {
 		fmt.Fprintf(w, "\nFlags:\n%s\n%s\n\n`xenchan COMMAND --help` says more about a command.\n", cmd.LocalFlags().FlagUsages(), exitHelp)
 		return

@@ -28,6 +28,9 @@ const xenChannelsDir = "/etc/xenchan/channels.d"
 // xenFirewallDir is where a real host says who may ask guest agents what.
 const xenFirewallDir = "/etc/xenchan/firewall.d"
 
+// xenReceiptsDir is where a real host keeps the receipts for secrets.
+const xenReceiptsDir = "/var/lib/xenchan/receipts"
+
 // where is the host that a command works on.
 type where struct {
 	dir string // of the embedded host; empty for real Xen
@@ -65,6 +68,14 @@ func (w where) runDir() string {
 		return sim.RunDir(w.dir)
 	}
 	return xenRunDir
+}
+
+// receiptsDir is where the receipts for secrets are: they outlive a boot of the host.
+func (w where) receiptsDir() string {
+	if w.dir != "" {
+		return filepath.Join(w.dir, "receipts")
+	}
+	return xenReceiptsDir
 }
 
 func (w where) channelsDir() string {

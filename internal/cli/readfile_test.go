@@ -57,7 +57,7 @@ func TestReadPipe_silent(t *testing.T) {
 			defer w.Close()
 			w.WriteString(writes)
 		}
-		if src, err := readPipe(f, 50*time.Millisecond); src != nil || err == nil || !strings.Contains(err.Error(), "nobody wrote a whole configuration") {
+		if src, err := readPipe(f, "domain configuration", 10, 50*time.Millisecond); src != nil || err == nil || !strings.Contains(err.Error(), "nobody wrote a whole domain configuration") {
 			t.Errorf("after %q: %q, %v", writes, src, err)
 		}
 	}

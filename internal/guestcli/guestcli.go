@@ -83,7 +83,17 @@ type command struct {
 	run                       func(ctx context.Context, args []string) error
 }
 
-func (c command) name() string { return strings.Fields(c.use)[0] }
+// name is the words in front of the arguments.
+func (c command) name() string {
+	var words []string
+	for _, w := range strings.Fields(c.use) {
+		if strings.ToLower(w) != w || w[0] == '[' {
+			break
+		}
+		words = append(words, w)
+	}
+	return strings.Join(words, " ")
+}
 
 // newFlags is a command's flags, with those of all.
 func (a *app) newFlags() *pflag.FlagSet {
@@ -105,10 +115,11 @@ func (a *app) execute(ctx context.Context, args []string) error {
 		return nil
 	}
 	for _, c := range a.commands() {
-		if c.name() != args[0] {
+		words := len(strings.Fields(c.name()))
+		if len(args) < words || strings.Join(args[:words], " ") != c.name() {
 			continue
 		}
-		err := c.flags.Parse(args[1:])
+		err := c.flags.Parse(args[words:])
 		wanted, _ := c.flags.GetBool("help")
 		switch rest := c.flags.Args(); {
 		case wanted:
@@ -124,11 +135,12 @@ func (a *app) execute(ctx context.Context, args []string) error {
 			return c.run(ctx, rest)
 		}
 	}
-	return usagef("unknown command %q; `xenchan-guest --help` lists them", args[0])
+	return usagef("unknown command %q; `xenchan-guest --help` lists them", strings.Join(args[:min(2, len(args))], " "))
 }
 
 func (a *app) commands() []command {
-	return []command{a.listCommand(), a.waitCommand(), a.openCommand(), a.runCommand(), a.setupCommand(), a.versionCommand()}
+	return []command{a.listCommand(), a.waitCommand(), a.openCommand(), a.runCommand(), a.setupCommand(),
+		a.configFetchCommand(), a.configGetCommand(), a.configDoneCommand(), a.versionCommand()}
 }
 
 func (a *app) help() {
@@ -143,11 +155,12 @@ Examples:
   xenchan-guest wait org.example.agent.0 --timeout 30s
   echo hello | xenchan-guest open org.example.agent.0
   xenchan-guest run org.qemu.guest_agent.0 -- qemu-ga -m isa-serial -p {}
+  xenchan-guest config fetch
 
 Commands:
 `)
 	for _, c := range a.commands() {
-		fmt.Fprintf(a.stdout, "  %-10s  %s\n", c.name(), c.short)
+		fmt.Fprintf(a.stdout, "  %-12s  %s\n", c.name(), c.short)
 	}
 	fmt.Fprintf(a.stdout, "\n%s\n\n`xenchan-guest COMMAND --help` says more about a command.\n", exitHelp)
 }
