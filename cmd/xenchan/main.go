@@ -4,14 +4,13 @@ package main
 import (
 	"context"
 	"os"
-	"path/filepath"
 
 	"github.com/xenchan/xenchan/internal/cli"
 )
 
 func main() {
 	run := cli.Main
-	if filepath.Base(os.Args[0]) == cli.DeviceModelName {
+	if cli.IsDeviceModel(os.Args[0]) {
 		run = cli.DeviceModel
 	}
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))

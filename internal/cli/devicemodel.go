@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
@@ -27,17 +28,24 @@ const libxlUserData = "/var/lib/xen"
 const firewallPoll = 10 * time.Second
 
 const deviceModelHelp = `xenchan-dm stands in for the QEMU that libxl starts for a PV or PVH domain because
-of its channels. It is not for people to run: xl and libvirt start it, when a
-domain's configuration says
+of its channels. It is not for people to run: xl starts it, when a domain's
+configuration says
 
-  device_model_override = "/usr/bin/xenchan-dm"      (xl.cfg)
-  <emulator>/usr/bin/xenchan-dm</emulator>           (libvirt)
+  device_model_override = "/usr/bin/xenchan-dm"
+
+and xl and libvirt for all domains, when it stands where they look for QEMU.
 
 A domain that needs a QEMU for more than channels gets the real one: the first of
 $XENCHAN_QEMU and
 `
 
-// DeviceModel is [Main] under the name [DeviceModelName]: it takes the command line
+// IsDeviceModel tells from the name that the binary was started with whether it is
+// to be a device model: libxl starts a QEMU by its whole path.
+func IsDeviceModel(name string) bool {
+	return filepath.Base(name) == DeviceModelName || slices.Contains(devicemodel.QEMUs, name)
+}
+
+// DeviceModel is [Main] as a device model: it takes the command line
 // that libxl has for a QEMU, and stays until the domain ends.
 func DeviceModel(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(args) == 0 || slices.Contains(args, "--help") || slices.Contains(args, "-help") {
@@ -102,12 +110,20 @@ func (a *app) deviceModel(ctx context.Context, args []string) error {
 
 // execQEMU becomes the QEMU that the domain needs.
 func execQEMU(log *slog.Logger, why string, args []string) error {
-	places := devicemodel.QEMUs
+	var places []string
 	if path := os.Getenv("XENCHAN_QEMU"); path != "" {
 		places = []string{path}
+	} else {
+		for _, path := range devicemodel.QEMUs {
+			places = append(places, path+devicemodel.Diverted, path)
+		}
+	}
+	self, err := os.Stat("/proc/self/exe")
+	if err != nil {
+		return err
 	}
 	for _, path := range places {
-		if info, err := os.Stat(path); err != nil || info.IsDir() {
+		if info, err := os.Stat(path); err != nil || info.IsDir() || os.SameFile(info, self) {
 			continue
 		}
 		log.Info("this domain gets the real QEMU", "why", why, "qemu", path)

@@ -43,6 +43,10 @@ func NeedsQEMU(ctx context.Context, r xenstore.Reader, req Request) (why string,
 	return "", v.Err()
 }
 
+// Diverted is what dpkg-divert puts behind the name of a file that gives way to
+// another one.
+const Diverted = ".distrib"
+
 // QEMUs are the places where distributions have Xen's QEMU, the first that is
 // there counts.
 var QEMUs = []string{

@@ -66,6 +66,10 @@ func checkQEMU(ctx context.Context, r *report, store *xenstore.Store, d toolstac
 
 // programOf is the name of the program that a process runs; empty if there is none.
 func programOf(pid string) string {
+	if exe, err := os.Readlink(filepath.Join("/proc", filepath.Base(pid), "exe")); err == nil {
+		return strings.TrimSuffix(filepath.Base(exe), " (deleted)")
+	}
+	// Another user's process has only its arguments to show.
 	cmdline, err := os.ReadFile(filepath.Join("/proc", filepath.Base(pid), "cmdline"))
 	if err != nil {
 		return ""

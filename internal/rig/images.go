@@ -182,6 +182,9 @@ func makeDom0(root, mods, version, out string) error {
 	if err := s.deviceModel(); err != nil {
 		return err
 	}
+	if err := s.libvirt(); err != nil {
+		return err
+	}
 	if err := s.module(slices.Concat(xenModules, []string{"virtio_pci", "9pnet_virtio", "9p"})...); err != nil {
 		return err
 	}
@@ -235,4 +238,13 @@ func (s *stage) deviceModel() error {
 	}
 	return s.put("usr/share/qemu/linuxboot.bin", "usr/share/qemu/linuxboot_dma.bin", "usr/share/qemu/kvmvapic.bin",
 		"usr/share/seabios/bios-256k.bin", "usr/share/seabios/vgabios-cirrus.bin", "usr/share/seabios/vgabios-stdvga.bin")
+}
+
+// libvirt adds libvirt's daemon with its driver for Xen, and its command.
+func (s *stage) libvirt() error {
+	const driver = "usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_libxl.so"
+	if err := s.program("usr/sbin/libvirtd", "usr/bin/virsh", driver); err != nil {
+		return err
+	}
+	return s.putDir("usr/share/libvirt/cpu_map")
 }

@@ -21,6 +21,7 @@ const xenVersion = "4.17"
 var wanted = []string{
 	"xen-utils-" + xenVersion, "xen-hypervisor-" + xenVersion + "-amd64", "qemu-system-xen",
 	"qemu-guest-agent", "socat", "strace", "busybox-static",
+	"libvirt-daemon", "libvirt-daemon-driver-xen", "libvirt-clients",
 }
 
 // unneeded are dependencies of which no file goes into the images.
