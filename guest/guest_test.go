@@ -121,6 +121,83 @@ func TestHold_findsByOpening(t *testing.T) {
 	k.agree(name)
 }
 
+// The kernel does not see channels that come only after the guest was restored, and
+// leaves their terminals to programs that nobody answers.
+func TestHold_revivesWhatTheKernelHasLost(t *testing.T) {
+	k := newKernel(t)
+	for devid := range 5 {
+		k.plug(devid+1, name(devid+1))
+	}
+	k.unplug(2)
+	defer k.hold()()
+	k.agree(name)
+	conn, err := Open(t.Context(), k.links, name(4))
+	k.check(err)
+	defer conn.Close()
+
+	k.restoreWithout(func() {}, 3, 4) // 1 keeps its terminal, 5 gets that of 2
+	eventually(t, func() error {      // no program can write to what nobody reads
+		if got := k.truth(name); len(got) != 2 {
+			return fmt.Errorf("terminals are left: %v", got)
+		}
+		return nil
+	})
+	k.agree(name)
+
+	k.serve(4)
+	k.nodes(4, name(4), "1") // comes again, and the kernel does not look
+	k.plug(6, name(6))       // a new one, at which it does
+	eventually(t, func() error {
+		if got := k.truth(name); len(got) != 4 {
+			return fmt.Errorf("terminals: %v", got)
+		}
+		return nil
+	})
+	k.agree(name)
+	k.check(second(io.WriteString(conn, "x\n")))
+	got := make([]byte, 2)
+	if _, err := io.ReadFull(k.host(4), got); string(got) != "x\n" || err != nil {
+		t.Errorf("the host reads %q, %v", got, err)
+	}
+
+	// Nodes that are there before the holder has looked: letting go says Closed there.
+	k.restoreWithout(func() {
+		k.serve(1)
+		k.nodes(1, name(1), "1")
+	}, 1)
+	eventually(t, func() error {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if k.devices[1] != 2 {
+			return errors.New("the driver has not looked again")
+		}
+		return nil
+	})
+	k.agree(name)
+}
+
+// A terminal that the kernel has left to a lost console can be opened, and is not
+// taken for another's.
+func TestHold_deadTerminalIsNobodys(t *testing.T) {
+	k := newKernel(t)
+	k.neverReuse = true // so it has to be found by opening
+	for devid := range 4 {
+		k.plug(devid+1, name(devid+1))
+	}
+	k.unplug(1)
+	defer k.hold()()
+	k.agree(name)
+	k.restoreWithout(func() {}, 3)
+	k.agree(name)
+	eventually(t, func() error {
+		if got := k.linked(); len(got) != 2 || len(k.truth(name)) != 2 {
+			return fmt.Errorf("%v", got)
+		}
+		return nil
+	})
+	k.agree(name)
+}
+
 func TestSetup_once(t *testing.T) {
 	k := newKernel(t)
 	step := func() {

@@ -34,6 +34,8 @@ type Config struct {
 	Log *slog.Logger
 
 	sysfs, dev, run string // other places, for tests
+	// driver writes a device's name to a file of the driver's, bind or unbind.
+	driver func(file, id string) error
 }
 
 // Holder makes the links, and knows which console has which terminal.
@@ -49,6 +51,9 @@ type Holder struct {
 	// up is true after the first pass: what programs open before is theirs.
 	up    bool
 	since map[int]time.Time // when a terminal was first seen to linger
+	said  map[int]string    // why a terminal could not be opened
+	// released are devices that were taken from the driver, and when.
+	released map[string]time.Time
 }
 
 // Setup makes the links once. It keeps nothing open, so that a terminal may echo
@@ -119,11 +124,15 @@ func Hold(ctx context.Context, c Config, ready func()) error {
 }
 
 func newHolder(ctx context.Context, c Config) (h *Holder, unlock func() error, err error) {
-	h = &Holder{Config: c, held: make(map[int]*terminal), since: make(map[int]time.Time), wake: make(chan struct{}, 1)}
+	h = &Holder{Config: c, held: make(map[int]*terminal), since: make(map[int]time.Time),
+		said: make(map[int]string), released: make(map[string]time.Time), wake: make(chan struct{}, 1)}
 	for at, otherwise := range map[*string]string{&h.Dir: Dir, &h.sysfs: driverDir, &h.dev: "/dev", &h.run: "/run/xenchan-guest"} {
 		if *at == "" {
 			*at = otherwise
 		}
+	}
+	if h.driver == nil {
+		h.driver = h.writeDriver
 	}
 	if h.Log == nil {
 		h.Log = slog.New(slog.DiscardHandler)
@@ -157,11 +166,11 @@ func (h *Holder) wakeUp() {
 // pass brings terminals and links in line with the consoles that are there. It
 // reports whether one of them has no terminal yet.
 func (h *Holder) pass(ctx context.Context) (pending bool, err error) {
-	now, domid, err := scan(ctx, h.Store, h.sysfs)
+	now, domid, err := scan(ctx, h.Store, h.sysfs, h.of)
 	if err != nil {
 		return false, err
 	}
-	moved := h.moved(domid)
+	moved := h.moved(domid, now)
 	if err := h.unlink(now, moved); err != nil {
 		return false, err
 	}
@@ -178,7 +187,17 @@ func (h *Holder) pass(ctx context.Context) (pending bool, err error) {
 	want := h.links(now, after)
 	h.saved = saved{domid: domid, of: after}
 	h.use.channels(now, after, domid)
-	return pending, errors.Join(link(h.Dir, want), h.save(h.statePath()))
+	if err := link(h.Dir, want); err != nil {
+		return false, err
+	}
+	if h.hold {
+		revived, err := h.revive(ctx, now)
+		if err != nil {
+			return false, err
+		}
+		pending = pending || revived
+	}
+	return pending, h.save(h.statePath())
 }
 
 // links is the channels' names and terminals. What has none is said once.
@@ -189,6 +208,7 @@ func (h *Holder) links(now []console, after map[key]int) map[string]string {
 		_, twice := want[c.name]
 		_, known := h.of[c.key()]
 		switch err := CheckName(c.name); {
+		case c.dead:
 		case ok && err == nil && !twice:
 			want[c.name] = h.ttyPath(n)
 		case !ok || known || c.name == "":
@@ -202,8 +222,9 @@ func (h *Holder) links(now []console, after map[key]int) map[string]string {
 }
 
 // moved is the consoles whose terminal has hung up, which is closed, or all of
-// them when the guest was restored while nobody held the terminals.
-func (h *Holder) moved(domid string) map[key]bool {
+// them when the guest was restored while nobody held the terminals. The kernel
+// leaves dead ones alone.
+func (h *Holder) moved(domid string, now []console) map[key]bool {
 	moved := make(map[key]bool)
 	for k, n := range h.of {
 		t, held := h.held[n]
@@ -214,6 +235,11 @@ func (h *Holder) moved(domid string) map[key]bool {
 			delete(h.held, n)
 		case !held && h.domid != domid:
 			moved[k] = true
+		}
+	}
+	for _, c := range now {
+		if c.dead {
+			delete(moved, c.key())
 		}
 	}
 	return moved
@@ -244,6 +270,10 @@ func (h *Holder) check(after map[key]int, moved map[key]bool, now []console) (pe
 		n, ok := after[c.key()]
 		if !ok {
 			continue // an eighth one, which can have none
+		}
+		if c.dead {
+			settled[n] = true
+			continue
 		}
 		held := h.take(n, c.name != "")
 		if was, known := h.of[c.key()]; known && was == n && held && !moved[c.key()] {
@@ -307,11 +337,13 @@ func (h *Holder) take(n int, raw bool) bool {
 	}
 	file, err := openTTY(h.ttyPath(n), raw)
 	if err != nil {
-		if !gone(err) {
+		if !gone(err) && h.said[n] != err.Error() {
+			h.said[n] = err.Error()
 			h.Log.Warn("terminal not opened", "error", err)
 		}
 		return false
 	}
+	delete(h.said, n)
 	t, err := newTerminal(file, h.wakeUp)
 	if err != nil {
 		h.Log.Warn("terminal not held", "error", err)
@@ -338,36 +370,4 @@ func (h *Holder) lingers(n int) bool {
 	}
 	h.Log.Warn("a program keeps a terminal open that has hung up", "terminal", path)
 	return false
-}
-
-// terminal is one that is kept open. Its goroutine ends with it.
-type terminal struct {
-	file *os.File
-	rc   syscall.RawConn
-	done chan struct{}
-}
-
-func newTerminal(file *os.File, changed func()) (*terminal, error) {
-	rc, err := file.SyscallConn()
-	if err != nil {
-		_ = file.Close()
-		return nil, err
-	}
-	t := &terminal{file: file, rc: rc, done: make(chan struct{})}
-	go func() {
-		defer close(t.done)
-		_ = sys.WaitHangup(rc) // fails when it is closed
-		changed()
-	}()
-	return t, nil
-}
-
-func (t *terminal) hungUp() bool {
-	r, err := sys.PollNow(t.rc)
-	return err != nil || r.Hangup
-}
-
-func (t *terminal) close() {
-	_ = t.file.Close()
-	<-t.done
 }

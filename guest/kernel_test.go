@@ -12,7 +12,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -36,6 +38,7 @@ type kernel struct {
 	last                int  // highest terminal ever given
 	neverReuse, primary bool // as old kernels
 	domid               int
+	mu                  sync.Mutex // held by each change, which come from two goroutines
 }
 
 // pty is a terminal, and what the host holds of it.
@@ -104,7 +107,7 @@ func (k *kernel) check(err error) {
 func (k *kernel) ctx() context.Context { return context.Background() }
 
 func (k *kernel) config() Config {
-	return Config{Store: k.guest, Dir: k.links, sysfs: k.sysfs, dev: k.dev, run: k.run}
+	return Config{Store: k.guest, Dir: k.links, sysfs: k.sysfs, dev: k.dev, run: k.run, driver: k.driver}
 }
 
 func node(devid int) string { return "/local/domain/1/device/console/" + strconv.Itoa(devid) }
@@ -112,7 +115,16 @@ func node(devid int) string { return "/local/domain/1/device/console/" + strconv
 // plug adds a console as the host and then the driver do.
 func (k *kernel) plug(devid int, name string) {
 	k.t.Helper()
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	k.nodes(devid, name, "1")
+	k.probe(devid)
+	k.nodes(devid, name, "3")
+}
+
+// probe has the driver take a device.
+func (k *kernel) probe(devid int) {
+	k.t.Helper()
 	k.devices[devid]++
 	id := fmt.Sprintf("console-%d", devid)
 	dir := filepath.Join(filepath.Dir(k.sysfs), "devices", fmt.Sprint(id, ".", k.devices[devid]))
@@ -120,7 +132,58 @@ func (k *kernel) plug(devid int, name string) {
 	k.check(os.Symlink(dir, filepath.Join(k.sysfs, id)))
 	k.alloc(devid)
 	k.consoles = append(k.consoles, devid)
-	k.nodes(devid, name, "3")
+}
+
+// driver is what happens at a write to bind or unbind, in the holder's goroutine.
+func (k *kernel) driver(file, id string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	devid, err := strconv.Atoi(strings.TrimPrefix(id, "console-"))
+	k.check(err)
+	_, err = os.Lstat(filepath.Join(k.sysfs, id))
+	if bound := err == nil; bound != (file == "unbind") {
+		return syscall.ENODEV
+	}
+	state := node(devid) + "/state"
+	if file == "unbind" {
+		k.release(devid)
+		k.check(os.Remove(filepath.Join(k.sysfs, id)))
+		if ok, err := k.dom0.Exists(k.ctx(), state); err != nil || ok {
+			k.check(errors.Join(err, k.dom0.Write(k.ctx(), state, "6")))
+		}
+		return nil
+	}
+	if theirs, err := k.dom0.Read(k.ctx(), backend(devid)+"/state"); err != nil || theirs != "2" {
+		return fmt.Errorf("the backend is in state %q, %w", theirs, err)
+	}
+	k.probe(devid)
+	return k.dom0.Write(k.ctx(), state, "3")
+}
+
+// restoreWithout restores the guest while the nodes of some consoles are not there,
+// which the kernel leaves as they are. Before any process runs, then is called.
+func (k *kernel) restoreWithout(then func(), missing ...int) {
+	k.t.Helper()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, devid := range missing {
+		k.check(k.dom0.Remove(k.ctx(), node(devid)))
+	}
+	all := k.consoles
+	k.consoles = slices.DeleteFunc(slices.Clone(all), func(d int) bool { return slices.Contains(missing, d) })
+	k.resume()
+	then()
+}
+
+// backend is a directory of the host's, which answers a frontend that begins anew
+// like xenbus.Backend.
+func backend(devid int) string { return "/local/domain/0/backend/console/1/" + strconv.Itoa(devid) }
+
+func (k *kernel) serve(devid int) {
+	k.check(k.dom0.Write(k.ctx(), backend(devid)+"/state", "2"))
+	k.check(k.dom0.SetPerms(k.ctx(), backend(devid)+"/state", wire.Perms{{Access: wire.AccessNone}, {Access: wire.AccessRead, DomID: 1}}))
+	k.check(k.dom0.Write(k.ctx(), node(devid)+"/backend", backend(devid)))
+	k.check(k.dom0.SetPerms(k.ctx(), node(devid)+"/backend", wire.Perms{{Access: wire.AccessNone, DomID: 1}}))
 }
 
 func (k *kernel) nodes(devid int, name, state string) {
@@ -182,6 +245,8 @@ func (k *kernel) release(devid int) {
 
 func (k *kernel) unplug(devid int) {
 	k.t.Helper()
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	k.release(devid)
 	k.check(os.Remove(filepath.Join(k.sysfs, fmt.Sprintf("console-%d", devid))))
 	k.consoles = slices.DeleteFunc(k.consoles, func(d int) bool { return d == devid })
@@ -191,6 +256,13 @@ func (k *kernel) unplug(devid int) {
 // restore is what happens to a guest that is saved and restored: no process runs
 // meanwhile, so a watch fires at its end.
 func (k *kernel) restore() {
+	k.t.Helper()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.resume()
+}
+
+func (k *kernel) resume() {
 	k.t.Helper()
 	for _, devid := range k.consoles {
 		k.release(devid)
@@ -208,6 +280,8 @@ func (k *kernel) restore() {
 // truth is the terminal of each channel, whose name is name(devid).
 func (k *kernel) truth(name func(devid int) string) map[string]string {
 	all := make(map[string]string)
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	for n, p := range k.slots {
 		if p != nil {
 			all[name(p.devid)] = filepath.Join(k.dev, fmt.Sprintf("hvc%d", n))
@@ -234,8 +308,8 @@ func (k *kernel) linked() map[string]string {
 // agree waits until the links are true.
 func (k *kernel) agree(name func(int) string) {
 	k.t.Helper()
-	want := k.truth(name)
 	eventually(k.t, func() error {
+		want := k.truth(name)
 		if got := k.linked(); !maps.Equal(got, want) {
 			return fmt.Errorf("links %v, want %v", got, want)
 		}

@@ -17,6 +17,9 @@ type console struct {
 	// that the driver made when it took the device. kernfs counts them up, so
 	// they tell what was first, and one device from another of the same id.
 	dev, bind uint64
+	// dead says that the device is of the guest's life before it was restored: it has
+	// its terminal still, but nobody serves it.
+	dead bool
 }
 
 // key tells a console from all others since the guest was started.

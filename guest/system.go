@@ -21,6 +21,15 @@ const driverDir = "/sys/bus/xen/drivers/xenconsole"
 // devices is where the guest's consoles are in xenstore, seen from its home.
 const devices = "device/console"
 
+// Device states, io/xenbus.h.
+const (
+	initialising = "1"
+	initialised  = "3"
+	connected    = "4"
+	closing      = "5"
+	closed       = "6"
+)
+
 // maxNameLen is the longest name of a file.
 const maxNameLen = 255
 
@@ -39,8 +48,8 @@ func CheckName(name string) error {
 }
 
 // scan is the consoles that the driver serves now, and the domain's number, which
-// is another after the guest was restored.
-func scan(ctx context.Context, store *xenstore.Store, sysfs string) (all []console, domid string, err error) {
+// is another after the guest was restored. known are those that had a terminal before.
+func scan(ctx context.Context, store *xenstore.Store, sysfs string, known map[key]int) (all []console, domid string, err error) {
 	if domid, err = store.Read(ctx, "domid"); err != nil {
 		return nil, "", err
 	}
@@ -49,7 +58,7 @@ func scan(ctx context.Context, store *xenstore.Store, sysfs string) (all []conso
 		return nil, "", fmt.Errorf("%w: is this a Xen guest, with the driver hvc_xen?", err)
 	}
 	for _, e := range entries {
-		c, ok, err := look(ctx, store, sysfs, e.Name())
+		c, ok, err := look(ctx, store, sysfs, e.Name(), known)
 		if err != nil {
 			return nil, "", err
 		}
@@ -61,7 +70,7 @@ func scan(ctx context.Context, store *xenstore.Store, sysfs string) (all []conso
 }
 
 // look is a console, if it has a terminal now.
-func look(ctx context.Context, store *xenstore.Store, sysfs, id string) (c console, ok bool, err error) {
+func look(ctx context.Context, store *xenstore.Store, sysfs, id string, known map[key]int) (c console, ok bool, err error) {
 	devid, isConsole := strings.CutPrefix(id, "console-")
 	if !isConsole {
 		return c, false, nil
@@ -76,12 +85,17 @@ func look(ctx context.Context, store *xenstore.Store, sysfs, id string) (c conso
 	}
 	node := devices + "/" + devid
 	state, err := store.Read(ctx, node+"/state")
-	if err != nil {
-		return c, false, ignoreAbsent(err)
+	if err = ignoreAbsent(err); err != nil {
+		return c, false, err
 	}
-	// io/xenbus.h: 3 is initialised, 4 connected. Before, there may be no terminal
-	// yet, and behind them none any more.
-	if state != "3" && state != "4" {
+	// Before Initialised there may be no terminal yet, and behind Connected none any
+	// more. The kernel never goes back: the toolstack has made these nodes anew.
+	switch _, had := known[c.key()]; {
+	case state == initialised || state == connected:
+	case had && (state == "" || state == initialising):
+		c.dead = true
+		return c, true, nil
+	default:
 		return c, false, nil
 	}
 	// A console without a name is no channel, but has a terminal.

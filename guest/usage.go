@@ -32,7 +32,7 @@ type usage struct {
 type used struct {
 	tty  int
 	path string // the terminal's own
-	node string
+	node string // its frontend's directory
 }
 
 // newUsage wakes h when a terminal is opened or closed. close joins its goroutine.
@@ -76,7 +76,7 @@ func (u *usage) channels(now []console, of map[key]int, domid string) {
 	said := make(map[string]channel.GuestState)
 	for _, c := range now {
 		n, ok := of[c.key()]
-		if !ok || CheckName(c.name) != nil {
+		if !ok || c.dead || CheckName(c.name) != nil {
 			continue
 		}
 		path, err := filepath.EvalSymlinks(u.h.ttyPath(n))
@@ -88,7 +88,7 @@ func (u *usage) channels(now []console, of map[key]int, domid string) {
 			u.h.Log.Warn("the host will not know whether a channel is open", "name", c.name, "error", err)
 			continue
 		}
-		node := devices + "/" + strings.TrimPrefix(c.id, "console-") + "/" + channel.GuestNode
+		node := devices + "/" + strings.TrimPrefix(c.id, "console-")
 		said[node] = u.said[node]
 		u.now = append(u.now, used{n, path, node})
 	}
@@ -114,8 +114,7 @@ func (u *usage) publish(ctx context.Context) error {
 			// Whatever the last one did to the line.
 			_ = makeRaw(u.h.held[t.tty].file)
 		}
-		err := writeBeside(ctx, u.h.Store, t.node, string(state))
-		if err != nil {
+		if err := Publish(ctx, u.h.Store, t.node, state); err != nil {
 			return err
 		}
 		u.said[t.node] = state
@@ -123,14 +122,15 @@ func (u *usage) publish(ctx context.Context) error {
 	return nil
 }
 
-// writeBeside writes a node where there is a console: it must not make the
-// directory of one that was just removed.
-func writeBeside(ctx context.Context, store *xenstore.Store, node, value string) error {
+// Publish tells the host whether a program has a channel open, in the frontend's
+// directory. It does nothing where there is none: it must not make the directory of a
+// console that was just removed.
+func Publish(ctx context.Context, store *xenstore.Store, frontend string, state channel.GuestState) error {
 	err := store.Tx(ctx, func(tx *xenstore.Tx) error {
-		if _, err := tx.Read(ctx, strings.TrimSuffix(node, channel.GuestNode)+"state"); err != nil {
+		if _, err := tx.Read(ctx, frontend+"/state"); err != nil {
 			return err
 		}
-		return tx.Write(ctx, node, value)
+		return tx.Write(ctx, frontend+"/"+channel.GuestNode, string(state))
 	})
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		return nil

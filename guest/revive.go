@@ -1,0 +1,107 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/xenchan/xenchan/xenstore"
+)
+
+// abandoned is how long a device that was taken from the driver waits for a backend
+// that is there, but does not want it.
+const abandoned = 10 * time.Second
+
+// revive sees to devices that the kernel has lost when the guest was restored: their
+// nodes were not there at that moment, because the channel was plugged in by hand,
+// or came late. The kernel keeps such a device with its terminal, into which a
+// program could write until its processor stands still, and does not look at nodes
+// of its name when they come. So it is taken from the driver, which hangs up the
+// terminal, and given back when its nodes are there. It reports whether there is
+// more to do soon.
+func (h *Holder) revive(ctx context.Context, now []console) (pending bool, err error) {
+	for _, c := range now {
+		if !c.dead {
+			continue
+		}
+		err := h.driver("unbind", c.id)
+		h.Log.Info("a device from before the restore is let go", "console", c.id, "error", err)
+		if err != nil && !errors.Is(err, syscall.ENODEV) { // ENODEV: the kernel was faster
+			h.Log.Warn("a device from before the restore keeps its terminal", "console", c.id, "error", err)
+			continue
+		}
+		n := h.of[c.key()]
+		if t := h.held[n]; t != nil {
+			t.close()
+			delete(h.held, n)
+		}
+		delete(h.of, c.key())
+		h.released[c.id] = time.Now()
+		pending = true
+	}
+	for id, since := range h.released {
+		if _, err := os.Lstat(filepath.Join(h.sysfs, id)); err == nil {
+			delete(h.released, id) // the kernel has looked by itself
+			continue
+		}
+		offered, ready, err := h.offered(ctx, devices+"/"+strings.TrimPrefix(id, "console-"))
+		switch {
+		case err != nil:
+			return false, err
+		case !offered:
+			h.released[id] = time.Now()
+			continue
+		case ready:
+			err := h.driver("bind", id)
+			h.Log.Info("a device is given back to its driver", "console", id, "error", err)
+		case time.Since(since) < abandoned:
+			pending = true
+			continue
+		default:
+			h.Log.Warn("the host does not take a device that is there again", "console", id)
+		}
+		delete(h.released, id)
+		pending = true
+	}
+	return pending, nil
+}
+
+// offered reports whether a frontend has nodes, and is ready to be looked at.
+func (h *Holder) offered(ctx context.Context, node string) (offered, ready bool, err error) {
+	err = h.Store.Tx(ctx, func(tx *xenstore.Tx) error {
+		offered, ready = false, false
+		state, err := tx.Read(ctx, node+"/state")
+		if err != nil {
+			return ignoreAbsent(err)
+		}
+		offered = true
+		if state == closed { // by the driver, when it was made to let go
+			return tx.Write(ctx, node+"/state", initialising)
+		}
+		if state != initialising {
+			return nil
+		}
+		backend, err := tx.Read(ctx, node+"/backend")
+		if err != nil {
+			return ignoreAbsent(err)
+		}
+		theirs, err := tx.Read(ctx, backend+"/state")
+		ready = theirs != "" && theirs != closing && theirs != closed // the driver would follow it
+		return ignoreAbsent(err)
+	})
+	return offered, ready, err
+}
+
+// writeDriver is the driver's own way to be told.
+func (h *Holder) writeDriver(file, id string) error {
+	f, err := os.OpenFile(filepath.Join(h.sysfs, file), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(id)
+	return errors.Join(err, f.Close())
+}
