@@ -250,6 +250,8 @@ func checkFlow(r *report, s daemon.Status) {
 	switch {
 	case s.Clients == 0:
 		r.add("no-client", OK, "", "no program on this host is connected; %d bytes of the guest wait for one", s.Spooled)
+	case s.Guest == channel.GuestClosed:
+		r.add("guest-not-reading", Warning, "see that the agent runs in the guest and has the terminal open", "no program in the guest has the channel open")
 	case s.Guest == channel.GuestUnknown && s.HostToGuest > 0:
 		r.add("guest-not-reading", Warning, "see that the agent runs in the guest and has the terminal open", "no program in the guest has read what was sent to it last")
 	default:

@@ -10,6 +10,7 @@
 //   - while the ring is full the writer spins, and the whole guest stands still;
 //   - a terminal that nobody holds open reads nothing, so that bytes wait in the ring;
 //   - a terminal is in line mode with echo when it is opened afresh;
+//   - as with xenchan-guest, it says on a node of its own who has a terminal open;
 //   - it knows a console by the last digit of its devid, and has seven terminals.
 package simguest
 
@@ -150,7 +151,7 @@ func (g *guest) device(ctx context.Context, id, dir string) error {
 			if err != nil || channel.CheckName(name) != nil {
 				name = "console-" + id
 			}
-			if tty, err = g.openTerminal(filepath.Join(g.Dir, name), c); err != nil {
+			if tty, err = g.openTerminal(filepath.Join(g.Dir, name), dir, c); err != nil {
 				log.Error("no terminal", "error", err)
 				return
 			}

@@ -223,6 +223,31 @@ func TestTerminal_bothWays(t *testing.T) {
 	}
 }
 
+// The host sees who has a terminal, and not on nodes that are no more.
+func TestTerminal_tellsTheHost(t *testing.T) {
+	r := newRig(t)
+	c := r.attach("a")
+	r.serve(c)
+	says := func(want channel.GuestState) {
+		t.Helper()
+		r.eventually(fmt.Sprintf("the guest says %q", want), func() bool {
+			got, err := r.store.Read(t.Context(), c.Frontend+"/"+channel.GuestNode)
+			return err == nil && got == string(want)
+		})
+	}
+	says(channel.GuestClosed)
+	tty := r.open("a")
+	says(channel.GuestOpen)
+	tty.Close()
+	says(channel.GuestClosed)
+	r.open("a")
+	says(channel.GuestOpen)
+	r.check(r.tools.Detach(t.Context(), r.dom, c.Name))
+	if nodes, err := r.store.List(t.Context(), c.Frontend); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a detached frontend has %q, %v", nodes, err)
+	}
+}
+
 // As on Linux, a terminal that is freshly opened echoes and has lines.
 func TestTerminal_isFreshOnEachOpen(t *testing.T) {
 	r := newRig(t)

@@ -13,6 +13,7 @@ import (
 	"github.com/xenchan/xenchan/console"
 	"github.com/xenchan/xenchan/endpoint"
 	"github.com/xenchan/xenchan/endpoint/pty"
+	helper "github.com/xenchan/xenchan/guest"
 )
 
 const (
@@ -26,13 +27,14 @@ const (
 type terminal struct {
 	guest *guest
 	link  string
+	dir   string // of its frontend
 	ep    endpoint.Endpoint
 	conn  *console.Conn
 	stop  context.CancelFunc
 	wg    sync.WaitGroup
 }
 
-func (g *guest) openTerminal(link string, conn *console.Conn) (*terminal, error) {
+func (g *guest) openTerminal(link, dir string, conn *console.Conn) (*terminal, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.ttys == channel.MaxChannels {
@@ -49,7 +51,7 @@ func (g *guest) openTerminal(link string, conn *console.Conn) (*terminal, error)
 		return nil, errors.Join(err, ep.Close())
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	t := &terminal{guest: g, link: link, ep: ep, conn: conn, stop: stop}
+	t := &terminal{guest: g, link: link, dir: dir, ep: ep, conn: conn, stop: stop}
 	g.ttys++
 	t.wg.Go(func() { t.run(ctx) })
 	return t, nil
@@ -70,10 +72,12 @@ func (t *terminal) close() {
 // run serves the terminal each time somebody opens it.
 func (t *terminal) run(ctx context.Context) {
 	for ctx.Err() == nil {
+		t.publish(ctx, channel.GuestClosed)
 		tty, err := t.ep.Accept(ctx)
 		if err != nil {
 			return
 		}
+		t.publish(ctx, channel.GuestOpen)
 		t.conn.SetReadDeadline(time.Time{})
 		var wg sync.WaitGroup
 		wg.Go(func() { t.input(tty) })
@@ -83,6 +87,13 @@ func (t *terminal) run(ctx context.Context) {
 		tty.Close()
 		wg.Wait()
 		stop()
+	}
+}
+
+// publish tells the host who has the terminal, as xenchan-guest does.
+func (t *terminal) publish(ctx context.Context, state channel.GuestState) {
+	if err := helper.Publish(ctx, t.guest.Store, t.dir, state); err != nil && ctx.Err() == nil {
+		t.guest.Log.Warn("the host does not learn who has the terminal", "path", t.link, "error", err)
 	}
 }
 

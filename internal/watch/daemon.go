@@ -68,6 +68,9 @@ func (w *watcher) tellOf(ctx context.Context, k key, e channel.Event) error {
 	if f == nil || f.Name != e.Name {
 		return nil
 	}
+	if w.known[k] == nil && e.Kind == channel.EventGuest {
+		return nil // with its nodes goes what the guest has said there
+	}
 	if w.known[k] != nil {
 		s := w.last[k]
 		switch {

@@ -204,4 +204,11 @@ func TestRun_catchesUp(t *testing.T) {
 	r.attach("b")
 	d.events <- channel.Event{Kind: channel.EventClient, DomID: 5, DevID: 2, Name: "b", Change: channel.ClientConnected, Clients: &one}
 	r.expect("attach web/b", "client web/b connected 1")
+	// What comes after it was detached: its client leaves, but the guest says nothing.
+	r.check(r.tools.Store.Remove(t.Context(), "/libxl/5/device/console/2"))
+	r.expect("detach web/b")
+	none := 0
+	d.events <- channel.Event{Kind: channel.EventGuest, DomID: 5, DevID: 2, Name: "b", Guest: channel.GuestReading}
+	d.events <- channel.Event{Kind: channel.EventClient, DomID: 5, DevID: 2, Name: "b", Change: channel.ClientLeft, Clients: &none}
+	r.expect("client web/b left 0")
 }
