@@ -114,6 +114,10 @@ func (a *app) execute(ctx context.Context, args []string) error {
 		a.help()
 		return nil
 	}
+	if args[0] == "__complete" {
+		a.complete(args[1:])
+		return nil
+	}
 	for _, c := range a.commands() {
 		words := len(strings.Fields(c.name()))
 		if len(args) < words || strings.Join(args[:words], " ") != c.name() {
@@ -140,7 +144,7 @@ func (a *app) execute(ctx context.Context, args []string) error {
 
 func (a *app) commands() []command {
 	return []command{a.listCommand(), a.waitCommand(), a.openCommand(), a.runCommand(), a.setupCommand(),
-		a.configFetchCommand(), a.configGetCommand(), a.configDoneCommand(), a.versionCommand()}
+		a.configFetchCommand(), a.configGetCommand(), a.configDoneCommand(), a.completionCommand(), a.versionCommand()}
 }
 
 func (a *app) help() {
