@@ -261,7 +261,7 @@ func TestCall_hungUp(t *testing.T) {
 		a.sync(q)
 		a.next()
 	})
-	if err := c.Ping(t.Context()); !hungUp(err) {
+	if err := c.Ping(t.Context()); !errors.Is(err, ErrGone) {
 		t.Errorf("got %v", err)
 	}
 }

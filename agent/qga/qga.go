@@ -46,6 +46,9 @@ const (
 var (
 	// ErrNoAnswer is a call whose time is over: no agent runs, or it is busy.
 	ErrNoAnswer = errors.New("the guest agent does not answer")
+	// ErrGone is the end of the stream, which may be that of the guest. Whether it has
+	// done what it was asked last, nobody knows.
+	ErrGone = errors.New("the channel of the guest agent has ended")
 	// ErrNotCommand is a text that no agent would understand.
 	ErrNotCommand = errors.New(`a command is one JSON object as {"execute":"guest-ping"}`)
 	// ErrTooLong is a line of more than [MaxReply] bytes.
@@ -127,15 +130,15 @@ func (c *Client) Send(ctx context.Context, command string, args any) error {
 	soon, cancel := context.WithTimeout(ctx, refusal)
 	defer cancel()
 	err := c.Call(soon, command, args, nil)
-	if ctx.Err() == nil && (errors.Is(err, ErrNoAnswer) || hungUp(err)) {
+	if ctx.Err() == nil && (errors.Is(err, ErrNoAnswer) || errors.Is(err, ErrGone)) {
 		return nil
 	}
 	return err
 }
 
-// hungUp reports the end of a stream, which may be that of the guest.
+// hungUp reports the end of a stream.
 func hungUp(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, syscall.EIO) || errors.Is(err, syscall.ECONNRESET)
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.EIO) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // Sync sees to it that the next answer is to the next question. Calls do so by
@@ -311,6 +314,8 @@ func (c *Client) failure(ctx context.Context, err error) error {
 		return ctx.Err()
 	case ctx.Err() != nil:
 		return ErrNoAnswer
+	case hungUp(err):
+		return ErrGone
 	}
 	return err
 }

@@ -133,6 +133,9 @@ func (g *guestAgent) with(ctx context.Context, f func(*qga.Client) error) error 
 		err = timeoutError{fmt.Errorf("%w within %v: see that it runs in the guest and has the channel %s open (`xenchan doctor %s %s`)",
 			err, g.timeout, g.channel, g.domain, g.channel)}
 	}
+	if errors.Is(err, qga.ErrGone) {
+		err = fmt.Errorf("%w: its domain was ended or restarted, or the channel detached; what was asked last may be done or not (`xenchan list`)", err)
+	}
 	return err
 }
 
