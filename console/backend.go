@@ -61,6 +61,7 @@ type Backend struct {
 	bad   offer            // what could not be attached, not tried again
 	retry <-chan time.Time // says when to try again what failed through no fault of the guest
 	looks looks
+	watch *xenstore.Watch // of the frontend's state
 }
 
 const (
@@ -105,6 +106,7 @@ func (b *Backend) Run(ctx context.Context) error {
 		return fmt.Errorf("watch the frontend of %s: %w", b.Path, err)
 	}
 	defer watch.Close()
+	b.watch = watch
 	for {
 		select {
 		case <-time.After(b.looks.before(time.Now())):
@@ -194,8 +196,11 @@ func (b *Backend) see(ctx context.Context) (view xenbus.BackendView, now offer, 
 	var instance string
 	tries := 0
 	err = b.Store.Tx(ctx, func(tx *xenstore.Tx) error {
+		b.noticed()
 		view, now = xenbus.BackendView{Attached: b.conn != nil}, offer{}
 		r := xenstore.NewValues(ctx, tx)
+		r.Prefetch(b.Path+"/frontend", b.Path+"/online", b.Path+"/instance", b.Path+"/state",
+			b.Frontend+"/ring-ref", b.Frontend+"/port", b.Frontend+"/state")
 		view.Exists = r.Get(b.Path+"/frontend") == b.Frontend
 		view.Online = r.Get(b.Path+"/online") == "1"
 		instance = r.Get(b.Path + "/instance")
@@ -235,6 +240,16 @@ func (b *Backend) see(ctx context.Context) (view xenbus.BackendView, now offer, 
 		view.Exists, err = b.alive(ctx)
 	}
 	return view, now, err
+}
+
+// noticed forgets the reasons to look that there are already: what is read from now
+// on is newer.
+func (b *Backend) noticed() {
+	b.watch.Take()
+	select {
+	case <-b.Look:
+	default:
+	}
 }
 
 // alive asks whether the guest's domain is still there. A driver domain may not
@@ -305,6 +320,7 @@ func (b *Backend) detach() {
 func (b *Backend) publish(ctx context.Context, from, to xenbus.State) error {
 	err := b.Store.Tx(ctx, func(tx *xenstore.Tx) error {
 		r := xenstore.NewValues(ctx, tx)
+		r.PrefetchBelow(b.Path, "instance", "state", "frontend")
 		instance, state := r.Get(b.Path+"/instance"), r.Get(b.Path+"/state")
 		switch {
 		case r.Err() != nil:

@@ -144,8 +144,13 @@ func freeDevid(ctx context.Context, tx *xenstore.Tx, d Domain, spec channel.Spec
 	}
 	count := 0
 	v := xenstore.NewValues(ctx, tx)
-	for _, id := range ids {
-		if v.Get(devicePaths(d.ID, 0, id).libxl+"/name") == spec.Name {
+	names := make([]string, len(ids))
+	for i, id := range ids {
+		names[i] = devicePaths(d.ID, 0, id).libxl + "/name"
+	}
+	v.Prefetch(names...)
+	for i, id := range ids {
+		if v.Get(names[i]) == spec.Name {
 			return 0, fmt.Errorf("the domain already has a channel of this name (devid %d)", id)
 		}
 		if id > 0 {

@@ -104,11 +104,14 @@ func devids(ctx context.Context, r xenstore.Reader, dom xen.DomID) ([]int, error
 func readChannel(ctx context.Context, r xenstore.Reader, d Domain, devid int) (Channel, bool, error) {
 	n := xenstore.NewValues(ctx, r)
 	libxl := devicePaths(d.ID, 0, devid).libxl
+	n.PrefetchBelow(libxl, "name", "frontend", "backend", "connection", "path", Origin, DeclaredIn, DeclaredAs)
 	name := n.Get(libxl + "/name")
 	if n.Err() != nil || name == "" || devid == 0 {
 		return Channel{}, false, n.Err()
 	}
 	c := Channel{Frontend: n.Get(libxl + "/frontend"), Backend: n.Get(libxl + "/backend")}
+	n.Prefetch(c.Backend+"/state", c.Frontend+"/state", c.Frontend+"/type", c.Frontend+"/tty", c.Frontend+"/port", c.Frontend+"/ring-ref",
+		deviceModelPID(d.ID), StandIn("/local/domain/0", d.ID))
 	c.Info = channel.Info{
 		DomID: uint16(d.ID), Domain: d.Name, UUID: d.UUID, DevID: devid,
 		Name:       name,
@@ -153,7 +156,7 @@ func server(v *xenstore.Values, c channel.Info) (channel.Server, *int) {
 	case c.Origin != channel.OriginXL:
 		return channel.ServerNone, nil
 	}
-	pid, err := strconv.Atoi(v.Get(fmt.Sprintf("/local/domain/%d/image/device-model-pid", c.DomID)))
+	pid, err := strconv.Atoi(v.Get(deviceModelPID(xen.DomID(c.DomID))))
 	if err != nil || pid <= 0 {
 		return channel.ServerNone, nil
 	}
@@ -167,6 +170,11 @@ func server(v *xenstore.Values, c channel.Info) (channel.Server, *int) {
 		return channel.ServerNone, nil // unless the daemon says that it does
 	}
 	return channel.ServerQEMU, &pid
+}
+
+// deviceModelPID is libxl's node with the process of a domain's device model.
+func deviceModelPID(dom xen.DomID) string {
+	return fmt.Sprintf("/local/domain/%v/image/device-model-pid", dom)
 }
 
 // backendOf is the domain in a backend's path, /local/domain/BACKEND/backend/….

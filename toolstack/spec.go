@@ -34,6 +34,7 @@ func ours(spec channel.Spec) []string {
 // nodes that Attach, or libxl, wrote there. Nodes of ours that make no sense are
 // an error, since whoever wrote them meant something.
 func ReadSpec(v *xenstore.Values, dir string) (channel.Spec, error) {
+	v.PrefetchBelow(dir, "name", "connection", "path", "owner", "group", "allow", "overflow", "mode", "spool")
 	spec := channel.Spec{
 		Name:       v.Get(dir + "/name"),
 		Connection: channel.Connection(v.Get(dir + "/connection")),

@@ -93,7 +93,13 @@ func (t *Toolstack) Domains(ctx context.Context) (domains []Domain, err error) {
 func readDomains(ctx context.Context, r xenstore.Reader) ([]Domain, error) {
 	v := xenstore.NewValues(ctx, r)
 	var domains []Domain
-	for _, s := range v.List("/local/domain") {
+	ids := v.List("/local/domain")
+	var paths []string
+	for _, s := range ids {
+		paths = append(paths, "/local/domain/"+s+"/vm", "/local/domain/"+s+"/name")
+	}
+	v.Prefetch(paths...)
+	for _, s := range ids {
 		id, err := xen.ParseDomID(s)
 		if err != nil {
 			continue

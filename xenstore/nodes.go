@@ -18,8 +18,9 @@ type nodes struct {
 	c  *conn
 	tx *txState // nil outside of a transaction
 	// before, unless nil, is called before a request about a node and can
-	// make it fail: this is how WaitUntil learns what is read.
-	before func(ctx context.Context, path string) error
+	// make it fail: this is how WaitUntil learns what is read. What it returns
+	// is called once the request has been sent, and can make that fail too.
+	before func(path string) (after func(ctx context.Context) error, err error)
 }
 
 // call checks a request that has no path, or a checked one, and sends it.
@@ -62,16 +63,61 @@ func (n nodes) submit(op wire.Type, path string, payload []byte) (*request, erro
 
 // onNode sends a request about one node: the path, then more strings.
 func (n nodes) onNode(ctx context.Context, op wire.Type, path string, more ...string) ([]byte, error) {
+	return n.begin(ctx, op, path, more...)(ctx)
+}
+
+// begin is the first half of onNode: it sends the request and does not wait. The
+// daemon answers in the order of the requests, so a watch that is sent before a
+// read is there when that is done.
+func (n nodes) begin(ctx context.Context, op wire.Type, path string, more ...string) (end func(context.Context) ([]byte, error)) {
+	failed := func(err error) func(context.Context) ([]byte, error) {
+		return func(context.Context) ([]byte, error) { return nil, err }
+	}
+	if err := ctx.Err(); err != nil {
+		return failed(opError(op, path, err))
+	}
+	watched := func(context.Context) error { return nil }
 	if n.before != nil {
-		if err := n.before(ctx, path); err != nil {
-			return nil, err
+		var err error
+		if watched, err = n.before(path); err != nil {
+			return failed(err)
 		}
 	}
 	special := op == wire.GetPerms || op == wire.SetPerms
 	if err := checkPath(path, special); err != nil {
-		return nil, &Error{Op: op, Path: path, Errno: syscall.EINVAL, Detail: err.Error()}
+		return failed(&Error{Op: op, Path: path, Errno: syscall.EINVAL, Detail: err.Error()})
 	}
-	return n.call(ctx, op, path, append(wire.JoinNUL(path), wire.JoinNUL(more...)...))
+	r, err := n.submit(op, path, append(wire.JoinNUL(path), wire.JoinNUL(more...)...))
+	return func(ctx context.Context) ([]byte, error) {
+		if err := watched(ctx); err != nil {
+			return nil, err
+		}
+		if err != nil {
+			return nil, err
+		}
+		return n.c.await(ctx, r, path)
+	}
+}
+
+// readAll reads many nodes in about the time of one. The results are in the order
+// of the paths.
+func (n nodes) readAll(ctx context.Context, paths []string) []read {
+	ends := make([]func(context.Context) ([]byte, error), len(paths))
+	for i, path := range paths {
+		ends[i] = n.begin(ctx, wire.Read, path)
+	}
+	all := make([]read, len(paths))
+	for i, end := range ends {
+		value, err := end(ctx)
+		all[i] = read{string(value), err}
+	}
+	return all
+}
+
+// read is the result of a Read.
+type read struct {
+	value string
+	err   error
 }
 
 // Read is the value of a node, of any bytes. Absent nodes are fs.ErrNotExist.

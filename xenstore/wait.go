@@ -57,15 +57,25 @@ func (t *tracker) begin() {
 }
 
 // watch is called before each read.
-func (t *tracker) watch(ctx context.Context, path string) error {
-	if _, ok := t.watched[path]; !ok {
-		if err := t.w.subscribe(ctx, path); err != nil {
-			t.failed = err
-			return err
-		}
+func (t *tracker) watch(path string) (after func(context.Context) error, err error) {
+	_, ok := t.watched[path]
+	if ok {
+		t.watched[path] = true
+		return func(context.Context) error { return nil }, nil
+	}
+	subscribed, err := t.w.subscribe(path)
+	if err != nil {
+		t.failed = err
+		return nil, err
 	}
 	t.watched[path] = true
-	return nil
+	return func(ctx context.Context) error {
+		err := subscribed(ctx)
+		if err != nil {
+			t.failed = err
+		}
+		return err
+	}, nil
 }
 
 // end ends a run: what it has not read is no longer watched. It fails if nothing

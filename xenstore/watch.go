@@ -43,7 +43,11 @@ func (s *Store) Watch(ctx context.Context, path string) (*Watch, error) {
 	if err != nil {
 		return nil, opError(wire.Watch, path, err)
 	}
-	if err := w.subscribe(ctx, path); err != nil {
+	subscribed, err := w.subscribe(path)
+	if err == nil {
+		err = subscribed(ctx)
+	}
+	if err != nil {
 		w.Close()
 		return nil, err
 	}
@@ -70,24 +74,31 @@ func (s *Store) newWatch(path string) (*Watch, error) {
 	return w, nil
 }
 
-// subscribe adds a node to the watch. It is there when the daemon has answered,
-// so that what is read afterwards cannot change unnoticed. After an error the
-// node still counts as watched, as the request may take effect all the same.
-func (w *Watch) subscribe(ctx context.Context, path string) error {
+// subscribe adds a node to the watch. It is there for all that is read in a request
+// that is sent afterwards, unless the daemon's answer, which subscribed waits for,
+// says no. After an error the node still counts as watched, as the request may take
+// effect all the same.
+func (w *Watch) subscribe(path string) (subscribed func(context.Context) error, err error) {
 	if err := checkPath(path, true); err != nil {
-		return &Error{Op: wire.Watch, Path: path, Errno: syscall.EINVAL, Detail: err.Error()}
+		return nil, &Error{Op: wire.Watch, Path: path, Errno: syscall.EINVAL, Detail: err.Error()}
 	}
 	w.mu.Lock()
-	err := w.err
+	err = w.err
 	if err == nil {
 		w.nodes[path] = struct{}{}
 	}
 	w.mu.Unlock()
 	if err != nil {
-		return opError(wire.Watch, path, err)
+		return nil, opError(wire.Watch, path, err)
 	}
-	_, err = nodes{c: w.c}.call(ctx, wire.Watch, path, wire.JoinNUL(path, w.token))
-	return err
+	r, err := nodes{c: w.c}.submit(wire.Watch, path, wire.JoinNUL(path, w.token))
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) error {
+		_, err := w.c.await(ctx, r, path)
+		return err
+	}, nil
 }
 
 // unsubscribe takes a node out of the watch. Events on their way still arrive.

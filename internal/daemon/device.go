@@ -144,15 +144,17 @@ func (d *device) readSpec(ctx context.Context) (invalid, err error) {
 // a transaction may write the frontend after the backend; its type is awaited. So
 // is a device model that hands a stock console over.
 func (d *device) identify(ctx context.Context) (mine bool, err error) {
-	err = d.daemon.Store.WaitUntil(ctx, func(r xenstore.Reader) (bool, error) {
+	look := func(r xenstore.Reader) (bool, error) {
 		v := xenstore.NewValues(ctx, r)
-		kind, ok := v.Lookup(d.frontend + "/type")
+		typeNode, standIn := d.frontend+"/type", toolstack.StandIn(d.daemon.self, d.dom)
+		v.Prefetch(typeNode, d.dir+"/"+toolstack.Instance, d.dir+"/frontend", standIn)
+		kind, ok := v.Lookup(typeNode)
 		d.instance = v.Get(d.dir + "/" + toolstack.Instance)
 		exists := v.Get(d.dir+"/frontend") == d.frontend
 		stock := kind == toolstack.StockType
 		switch d.daemon.DeviceModel {
 		case 0:
-			mine = kind == toolstack.Type || stock && v.Get(toolstack.StandIn(d.daemon.self, d.dom)) == toolstack.HandedOver
+			mine = kind == toolstack.Type || stock && v.Get(standIn) == toolstack.HandedOver
 		default:
 			mine = stock && d.dom == d.daemon.DeviceModel
 		}
@@ -162,7 +164,12 @@ func (d *device) identify(ctx context.Context) (mine bool, err error) {
 			d.settle() // nothing to serve yet
 		}
 		return decided, v.Err()
-	})
+	}
+	// Most often all is there: then nothing needs to be watched.
+	decided, err := look(d.daemon.Store)
+	if !decided && err == nil {
+		err = d.daemon.Store.WaitUntil(ctx, look)
+	}
 	return mine, err
 }
 

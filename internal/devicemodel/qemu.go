@@ -28,8 +28,14 @@ func NeedsQEMU(ctx context.Context, r xenstore.Reader, req Request) (why string,
 	v := xenstore.NewValues(ctx, r)
 	root := fmt.Sprintf("/libxl/%v/device", req.DomID)
 	for _, kind := range v.List(root) {
-		for _, dev := range v.List(root + "/" + kind) {
-			backend := v.Get(fmt.Sprintf("%s/%s/%s/backend", root, kind, dev))
+		devices := v.List(root + "/" + kind)
+		nodes := make([]string, len(devices))
+		for i, dev := range devices {
+			nodes[i] = fmt.Sprintf("%s/%s/%s/backend", root, kind, dev)
+		}
+		v.Prefetch(nodes...)
+		for i, dev := range devices {
+			backend := v.Get(nodes[i])
 			rest, ok := strings.CutPrefix(backend, "/local/domain/0/backend/")
 			if !ok {
 				continue // another domain's
