@@ -43,6 +43,16 @@ func (r *Reconciler) look(ctx context.Context) ([]domain, error) {
 	return domains, nil
 }
 
+// sweep does what is to be done at the end of a domain, whatever is declared.
+func (r *Reconciler) sweep(ctx context.Context) error {
+	all, err := r.tools.Domains(ctx)
+	if err != nil {
+		return err
+	}
+	r.forget(slices.DeleteFunc(slices.Clone(all), func(d toolstack.Domain) bool { return d.ID == 0 }))
+	return r.tools.Sweep(ctx, all)
+}
+
 // watch notices when a domain gets another name, as xl gives it at the end of a
 // migration, and when its consoles come and go.
 func (r *Reconciler) watch(ctx context.Context, id xen.DomID) error {
@@ -57,7 +67,7 @@ func (r *Reconciler) watch(ctx context.Context, id xen.DomID) error {
 			return fmt.Errorf("watch domain %v: %w", id, err)
 		}
 		seen.watches = append(seen.watches, w)
-		r.follow(w)
+		r.follow(w, r.changed)
 	}
 	return nil
 }
@@ -65,13 +75,13 @@ func (r *Reconciler) watch(ctx context.Context, id xen.DomID) error {
 func consoles(id xen.DomID) string { return fmt.Sprintf("/libxl/%v/device/console", id) }
 
 // follow passes on what a watch reports, until it is closed.
-func (r *Reconciler) follow(w *xenstore.Watch) {
+func (r *Reconciler) follow(w *xenstore.Watch, to chan struct{}) {
 	r.wg.Go(func() {
 		for range w.C() {
 			w.Take()
-			poke(r.changed)
+			poke(to)
 		}
-		poke(r.changed) // the connection may be lost
+		poke(to) // the connection may be lost
 	})
 }
 

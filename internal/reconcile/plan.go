@@ -30,6 +30,13 @@ const (
 	foreign        // it is not to have declared channels
 )
 
+// anyDeclared says whether a domain has a channel that a file has declared.
+func anyDeclared(domains []domain) bool {
+	return slices.ContainsFunc(domains, func(d domain) bool {
+		return slices.ContainsFunc(d.channels, func(c toolstack.Channel) bool { return c.Origin == channel.OriginDeclared })
+	})
+}
+
 // step is one row, and what it takes to make it so.
 type step struct {
 	Row

@@ -53,8 +53,14 @@ type Reconciler struct {
 
 	reload  chan struct{} // capacity 1: read the files anew
 	changed chan struct{} // capacity 1: something in xenstore has changed
-	asked   chan request
-	last    atomic.Pointer[Report]
+	// released has capacity 1: a domain is gone.
+	released chan struct{}
+	asked    chan request
+	last     atomic.Pointer[Report]
+
+	// idle says that nothing is declared, nor is anything there that was: then a new
+	// domain is not looked at, which costs its toolstack time where both share a CPU.
+	idle bool
 
 	set      *declared.Set
 	mistakes domcfg.Errors
@@ -97,7 +103,7 @@ func New(c Config) *Reconciler {
 	}
 	r := &Reconciler{
 		Config: c, tools: &toolstack.Toolstack{Store: c.Store, RunDir: c.RunDir},
-		reload: make(chan struct{}, 1), changed: make(chan struct{}, 1), asked: make(chan request),
+		reload: make(chan struct{}, 1), changed: make(chan struct{}, 1), released: make(chan struct{}, 1), asked: make(chan request),
 		set: &declared.Set{}, seen: make(map[xen.DomID]*domainSeen),
 		failed: make(map[key]failure), known: make(map[key]Row),
 	}
@@ -151,13 +157,14 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	defer r.wg.Wait()
 	defer stop()
 	r.running = ctx
-	// The end of a domain is seen by the end of its nodes, see watch.
-	w, err := r.Store.Watch(ctx, "@introduceDomain")
-	if err != nil {
-		return fmt.Errorf("watch @introduceDomain: %w", err)
+	for event, to := range map[string]chan struct{}{"@introduceDomain": r.changed, "@releaseDomain": r.released} {
+		w, err := r.Store.Watch(ctx, event)
+		if err != nil {
+			return fmt.Errorf("watch %s: %w", event, err)
+		}
+		defer w.Close()
+		r.follow(w, to)
 	}
-	defer w.Close()
-	r.follow(w)
 	defer r.forget(nil)
 	wait, err := r.pass(ctx, false)
 	for err == nil && ctx.Err() == nil {
@@ -193,6 +200,13 @@ func (r *Reconciler) next(ctx context.Context, wait time.Duration) (time.Duratio
 	select {
 	case <-again:
 	case <-r.changed:
+		if r.idle {
+			return wait, nil
+		}
+	case <-r.released:
+		if r.idle {
+			return wait, r.sweep(ctx)
+		}
 	case <-r.reload:
 		r.load()
 	case q := <-r.asked:
@@ -271,6 +285,7 @@ func (r *Reconciler) pass(ctx context.Context, pressed bool) (time.Duration, err
 		return 0, err
 	}
 	steps := plan(r.set, domains, r.RunDir)
+	r.idle = len(r.set.Files) == 0 && len(r.set.Broken) == 0 && !anyDeclared(domains)
 	if pressed {
 		clear(r.failed)
 	}
