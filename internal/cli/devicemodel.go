@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/xenchan/xenchan/internal/devicemodel"
+	"github.com/xenchan/xenchan/internal/sys"
 	"github.com/xenchan/xenchan/xen"
 )
 
@@ -99,6 +100,9 @@ func (a *app) deviceModel(ctx context.Context, args []string) error {
 	}
 	if why != "" {
 		return execQEMU(log, why, args)
+	}
+	if err := sys.NoPreempt(); err != nil {
+		log.Debug("libxl and xenstored are interrupted more than need be", "error", err)
 	}
 	rules := openFirewall(w.firewallDir(), log)
 	config.Firewall = rules.Current

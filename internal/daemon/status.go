@@ -66,6 +66,17 @@ func UID(runDir string) (uint32, error) {
 	return info.Sys().(*syscall.Stat_t).Uid, nil
 }
 
+// Listens says whether a daemon has the run directory, without asking it anything.
+func Listens(ctx context.Context, runDir string) bool {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "unix", statusPath(runDir))
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
+}
+
 // lockRunDir sees to it that there is one daemon for a RunDir. The lock ends
 // with the process, however it ends.
 func (d *Daemon) lockRunDir() (io.Closer, error) {

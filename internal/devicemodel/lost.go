@@ -16,10 +16,11 @@ import (
 )
 
 // How long libxl may need to finish a domain, and how often that is looked at: it
-// writes down what the domain is made of when it has made it.
+// writes down what the domain is made of when it has made it, and has a little to do
+// after that, in which we would be in its way.
 const (
 	finishWithin = 5 * time.Minute
-	finishPoll   = 100 * time.Millisecond
+	finishPoll   = 300 * time.Millisecond
 )
 
 // lost is the channel for which libxl has made no device: xl of Xen 4.17, and
@@ -105,6 +106,11 @@ func (m *model) announce(ctx context.Context, c toolstack.Channel) error {
 func (m *model) libxlConfig(ctx context.Context) (name string, text []byte, err error) {
 	pattern := filepath.Join(m.UserData, fmt.Sprintf("userdata-d.%v.*.libxl-json", m.DomID))
 	for {
+		select {
+		case <-time.After(finishPoll):
+		case <-ctx.Done():
+			return "", nil, fmt.Errorf("%s: %w", pattern, ctx.Err())
+		}
 		files, err := filepath.Glob(pattern)
 		if err != nil {
 			return "", nil, err
@@ -112,11 +118,6 @@ func (m *model) libxlConfig(ctx context.Context) (name string, text []byte, err 
 		if len(files) > 0 {
 			text, err := os.ReadFile(files[0])
 			return files[0], bytes.TrimRight(text, "\x00"), err // it is a C string
-		}
-		select {
-		case <-time.After(finishPoll):
-		case <-ctx.Done():
-			return "", nil, fmt.Errorf("%s: %w", pattern, ctx.Err())
 		}
 	}
 }

@@ -20,9 +20,9 @@ const maxMessage = 1 << 20
 type qmp struct {
 	// chardevs answers query-chardev.
 	chardevs func() []chardevInfo
-	// quit is called when a client asks the device model to end.
-	quit func()
-	log  *slog.Logger
+	// quit is called when a client asks the device model to end, left when one has left.
+	quit, left func()
+	log        *slog.Logger
 }
 
 // chardevInfo is one row of query-chardev.
@@ -54,6 +54,7 @@ func (q *qmp) serve(ctx context.Context, l net.Listener) error {
 			defer conn.Close()
 			stop := context.AfterFunc(ctx, func() { conn.Close() })
 			defer stop()
+			defer q.left()
 			if err := q.converse(conn); err != nil && ctx.Err() == nil {
 				q.log.Warn("QMP", "error", err)
 			}

@@ -22,7 +22,7 @@ func talk(t *testing.T) (ask func(string) string, quit chan struct{}) {
 	quit = make(chan struct{}, 1)
 	q := &qmp{
 		chardevs: func() []chardevInfo { return []chardevInfo{{"libxl-channel1", "pty:/dev/pts/7", true}} },
-		quit:     func() { quit <- struct{}{} }, log: slog.New(slog.DiscardHandler),
+		quit:     func() { quit <- struct{}{} }, left: func() {}, log: slog.New(slog.DiscardHandler),
 	}
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "qmp"))
 	if err != nil {

@@ -45,6 +45,12 @@ type Config struct {
 // handOverWithin is how long a daemon may need for a domain's consoles.
 const handOverWithin = 10 * time.Second
 
+// talkWithin is how long libxl may need to talk to a device model that is ready.
+const talkWithin = 10 * time.Second
+
+// placePoll is how often it is looked whether a socket is there that is about to come.
+const placePoll = 5 * time.Millisecond
+
 // errEnd ends Run in good order.
 var errEnd = errors.New("the domain has ended")
 
@@ -65,13 +71,8 @@ func Run(ctx context.Context, c Config) error {
 	}
 	group, all := errgroup.WithContext(ctx)
 	server := &qmp{chardevs: func() []chardevInfo { return m.chardevs(all) }, log: c.Log}
-	quit := make(chan struct{}, 1)
-	server.quit = func() {
-		select {
-		case quit <- struct{}{}:
-		default:
-		}
-	}
+	quit, talked := make(chan struct{}, 1), make(chan struct{}, 1)
+	server.quit, server.left = func() { poke(quit) }, func() { poke(talked) }
 	// Libxl connects as soon as it sees that the device model is ready.
 	for _, monitor := range c.Monitors {
 		l, err := monitor.listen()
@@ -92,6 +93,12 @@ func Run(ctx context.Context, c Config) error {
 		group.Go(func() error { return m.awaitEnd(all) })
 		group.Go(func() error { return m.serve(all) })
 		group.Go(func() error {
+			// Until libxl has talked to us, what follows would only delay it.
+			select {
+			case <-talked:
+			case <-time.After(talkWithin): // started again by hand
+			case <-all.Done():
+			}
 			if err := m.restoreLost(all); err != nil && all.Err() == nil {
 				c.Log.Error("a channel is missing", "error", err)
 			}
@@ -102,6 +109,13 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	return nil
+}
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 // listen opens a monitor's socket in place of one that was left behind.
@@ -135,7 +149,7 @@ func (m *model) awaitEnd(ctx context.Context) error {
 // serve has the domain's consoles served: by the daemon, or by itself until the
 // context ends.
 func (m *model) serve(ctx context.Context) error {
-	if _, err := daemon.Query(ctx, m.RunDir); err != nil {
+	if !daemon.Listens(ctx, m.RunDir) {
 		m.Log.Info("no daemon runs: serving the consoles of this domain alone", "domid", m.DomID)
 		return m.serveAlone(ctx)
 	}
@@ -244,6 +258,7 @@ func (m *model) awaitServed(ctx context.Context) error {
 func (m *model) awaitConsole(ctx context.Context, c toolstack.Channel) error {
 	err := m.Store.WaitUntil(ctx, func(r xenstore.Reader) (bool, error) {
 		v := xenstore.NewValues(ctx, r)
+		v.Prefetch(c.Backend+"/state", c.Frontend+"/tty")
 		taken := xenbus.ParseState(v.Get(c.Backend+"/state")) > xenbus.Initialising
 		return taken && (c.Connection == channel.Socket || v.Get(c.Frontend+"/tty") != ""), v.Err()
 	})
@@ -252,7 +267,7 @@ func (m *model) awaitConsole(ctx context.Context, c toolstack.Channel) error {
 			break
 		}
 		select {
-		case <-time.After(time.Millisecond):
+		case <-time.After(placePoll):
 		case <-ctx.Done():
 			err = ctx.Err()
 		}
