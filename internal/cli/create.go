@@ -202,7 +202,7 @@ func createdChannels(ctx context.Context, tools *toolstack.Toolstack, d toolstac
 	if err != nil || !slices.ContainsFunc(rows, noTTY) {
 		return rows, err
 	}
-	if _, err := daemon.Query(ctx, tools.RunDir); err != nil {
+	if !daemon.Listens(ctx, tools.RunDir) {
 		return rows, nil
 	}
 	soon, cancel := context.WithTimeout(ctx, terminalSoon)

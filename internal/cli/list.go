@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"text/tabwriter"
@@ -132,7 +134,8 @@ func (a *app) printRows(rows []toolstack.Channel) error {
 		}
 		return a.printJSON(infos)
 	}
-	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	out := bufio.NewWriter(a.stdout) // a tabwriter writes each cell by itself
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	if a.output == "wide" {
 		fmt.Fprintln(w, "DOMAIN\tDOMID\tDEVID\tNAME\tCONNECTION\tSTATE\tFRONTEND\tGUEST\tCLIENTS\tWAITING\tOBSERVERS\tTO-HOST\tTO-GUEST\tSPOOLED\tDROPPED\tSKIPPED\tREFUSED\tORIGIN\tSERVED-BY\tBACKEND\tPORT\tRING-REF\tPATH")
 		for _, r := range rows {
@@ -142,14 +145,14 @@ func (a *app) printRows(rows []toolstack.Channel) error {
 				number(r.Spooled), number(r.Dropped), number(r.Skipped), number(r.Refused),
 				cell(origin(r)), servedBy(r), r.BackendDomID, number(r.Port), number(r.RingRef), place(r))
 		}
-		return w.Flush()
+		return errors.Join(w.Flush(), out.Flush())
 	}
 	fmt.Fprintln(w, "DOMAIN\tNAME\tCONNECTION\tSTATE\tGUEST\tCLIENTS\tPATH")
 	for _, r := range rows {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
 			cell(r.Domain), cell(r.Name), cell(string(r.Connection)), stateWord(r.State), r.Guest, number(r.Clients), place(r))
 	}
-	return w.Flush()
+	return errors.Join(w.Flush(), out.Flush())
 }
 
 // printXL prints what `xl channel-list` prints, trailing blanks included: a
