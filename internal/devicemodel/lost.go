@@ -16,11 +16,12 @@ import (
 )
 
 // How long libxl may need to finish a domain, and how often that is looked at: it
-// writes down what the domain is made of when it has made it, and has a little to do
-// after that, in which we would be in its way.
+// writes down what the domain is made of when it has made it, a moment after it has
+// talked to the device model, and soon lets it run. A guest that is restored does not
+// expect devices to come later.
 const (
 	finishWithin = 5 * time.Minute
-	finishPoll   = 300 * time.Millisecond
+	finishPoll   = 20 * time.Millisecond
 )
 
 // lost is the channel for which libxl has made no device: xl of Xen 4.17, and
@@ -106,11 +107,6 @@ func (m *model) announce(ctx context.Context, c toolstack.Channel) error {
 func (m *model) libxlConfig(ctx context.Context) (name string, text []byte, err error) {
 	pattern := filepath.Join(m.UserData, fmt.Sprintf("userdata-d.%v.*.libxl-json", m.DomID))
 	for {
-		select {
-		case <-time.After(finishPoll):
-		case <-ctx.Done():
-			return "", nil, fmt.Errorf("%s: %w", pattern, ctx.Err())
-		}
 		files, err := filepath.Glob(pattern)
 		if err != nil {
 			return "", nil, err
@@ -118,6 +114,11 @@ func (m *model) libxlConfig(ctx context.Context) (name string, text []byte, err 
 		if len(files) > 0 {
 			text, err := os.ReadFile(files[0])
 			return files[0], bytes.TrimRight(text, "\x00"), err // it is a C string
+		}
+		select {
+		case <-time.After(finishPoll):
+		case <-ctx.Done():
+			return "", nil, fmt.Errorf("%s: %w", pattern, ctx.Err())
 		}
 	}
 }
