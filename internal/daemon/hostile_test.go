@@ -1,13 +1,17 @@
 package daemon_test
 
 import (
+	"bufio"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"os/exec"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -22,7 +26,9 @@ import (
 	"github.com/xenchan/xenchan/xenstore/wire"
 )
 
-// mallory is a guest that breaks the protocol, and one channel of it.
+// mallory is a guest that breaks the protocol, and one channel of it. It does so in a
+// process of its own; what it has of it in the test's process sees to it that the
+// guest behaves later on.
 type mallory struct {
 	r          *rig
 	dom0       *xensim.Conn
@@ -32,6 +38,8 @@ type mallory struct {
 	pages xen.SharedPages // the latest
 	event xen.EventChannel
 	used  []io.Closer
+
+	enough atomic.Bool // it is to end what it does without end
 }
 
 func (m *mallory) share() {
@@ -98,8 +106,9 @@ func (m *mallory) index(at int, v uint32) {
 // scribble fills the out ring anew.
 func (m *mallory) scribble() { _, _ = rand.Read(m.pages.Bytes()[1024:3072]) }
 
+// storm does something until it was enough.
 func (m *mallory) storm(f func()) {
-	for end := time.Now().Add(stormTime); time.Now().Before(end); {
+	for !m.enough.Load() {
 		f()
 	}
 }
@@ -191,7 +200,7 @@ func (r *rig) innocent() *innocent {
 			if err != nil {
 				return
 			}
-			time.Sleep(2 * time.Millisecond)
+			time.Sleep(500 * time.Microsecond)
 		}
 	})
 	in.stop = sync.OnceFunc(func() { over.Store(true); client.SetDeadline(time.Now().Add(time.Second)); guest.Close(); wg.Wait() })
@@ -219,20 +228,61 @@ func (in *innocent) take(t testing.TB) trips {
 	return all
 }
 
+// next is how long the next n echoes take.
+func (in *innocent) next(t testing.TB, n int) trips {
+	t.Helper()
+	in.take(t)
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		in.mu.Lock()
+		have := len(in.trips)
+		in.mu.Unlock()
+		if have >= n {
+			return in.take(t)
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d echoes in 20 seconds", have)
+		}
+	}
+}
+
 type trips []time.Duration
+
+func (t trips) at(share float64) time.Duration {
+	if len(t) == 0 {
+		return 0
+	}
+	return t[int(share*float64(len(t)-1))].Round(time.Microsecond)
+}
 
 func (t trips) String() string {
 	if len(t) == 0 {
 		return "no echo"
 	}
-	at := func(share float64) time.Duration { return t[int(share*float64(len(t)-1))].Round(time.Microsecond) }
-	return fmt.Sprintf("%d echoes, p50 %v, p99 %v, max %v", len(t), at(.5), at(.99), at(1))
+	return fmt.Sprintf("%d echoes, p50 %v, p99 %v, max %v", len(t), t.at(.5), t.at(.99), t.at(1))
 }
 
+// bound is how long an innocent guest's echo may take at p99 beside any violation.
+const bound = 10 * time.Millisecond
+
+// echoes is how many are measured beside each violation unless `make hostile` says
+// another number, which is 200.
+const echoes = 50
+
 // A guest that violates the protocol harms its own channel alone: another guest's
-// echo goes on, the daemon's loops go round, nothing stays held, and the channel
-// itself can be used once the guest behaves.
+// echo goes on as if it were alone, the daemon's loops go round, nothing stays held,
+// and the channel itself can be used once the guest behaves.
+//
+// The hostile guest is a process of its own, as it would be a domain of its own: in
+// the test's process it would share the Go scheduler with the daemon. It still shares
+// the processors, with the innocent guest, the daemon, and with whatever else runs
+// on the machine, which may hold up an echo by itself. So what is too slow is tried
+// again, up to three times, and as many echoes without a violation are measured right after
+// each: the machine may have taken half of the time. Real harm is there each time.
 func TestHostile(t *testing.T) {
+	if order := os.Getenv(malloryOrder); order != "" {
+		playMallory(t, order)
+		return
+	}
 	r := newRig(t)
 	var beats atomic.Int64
 	r.pulse = func() { beats.Add(1) }
@@ -242,33 +292,140 @@ func TestHostile(t *testing.T) {
 	r.check(err)
 	defer foreign.Close()
 	m := &mallory{r: r, foreignRef: foreign.Refs()[59].String()}
-	m.dom0, _ = r.connect(0)
 	r.dom = r.domain("mallory")
 	r.domU, r.guest = r.connect(r.dom.ID)
-	var all trips
-	run := func(v violation, before *held) (all trips) {
+	n, quiet := count(t, "ECHOES", echoes), r.host.Domains()
+	var table []string
+	run := func(i int, v violation, before *held) {
 		t.Run(v.name, func(t *testing.T) {
-			was := beats.Load()
-			r, m := *r, *m
-			r.t, m.r = t, &r
-			all = m.violate(v, in)
-			if before.Files == 0 {
-				*before = r.held()
+			r := *r
+			r.t = t
+			for try := 1; ; try++ {
+				was := beats.Load()
+				m := &mallory{r: &r, foreignRef: m.foreignRef}
+				got := m.violate(i, v, in, n)
+				var alone trips
+				if got.at(.99) > bound {
+					alone = in.next(t, n)
+				}
+				if before.Files == 0 {
+					r.eventually("the hostile guest's process is gone", func() bool { return slices.Equal(r.host.Domains(), quiet) })
+					*before = r.held()
+				}
+				r.heldAgain(*before)
+				r.eventually("the daemon's loops go round", func() bool { return beats.Load() > was+1 })
+				table = append(table, fmt.Sprintf("%-50s %v", v.name, got))
+				if got.at(.99) <= max(bound, 2*alone.at(.99)) {
+					return
+				}
+				t.Logf("try %d: %v; without a violation: %v", try, got, alone)
+				if try == 3 {
+					t.Errorf("an innocent guest's echo takes more than %v at p99", bound)
+					return
+				}
 			}
-			r.heldAgain(*before)
-			r.eventually("the daemon's loops go round", func() bool { return beats.Load() > was+1 })
 		})
-		return all
 	}
 	var before held
-	run(violation{name: "none, for comparison", late: func(*mallory) { time.Sleep(5 * stormTime) }, ends: "4"}, &before)
-	for _, v := range violations() {
-		all = append(all, run(v, &before)...)
+	run(-1, none, &before)
+	for i, v := range violations() {
+		run(i, v, &before)
 	}
-	slices.Sort(all)
-	t.Logf("beside %d violations: %v", len(violations()), all)
-	if n := len(violations()); n < 40 {
-		t.Errorf("only %d violations are listed", n)
+	t.Logf("echoes of an innocent guest beside each violation:\n%s", strings.Join(table, "\n"))
+	if listed := len(violations()); listed < 40 {
+		t.Errorf("only %d violations are listed", listed)
+	}
+}
+
+// none is for comparison: a process that does nothing.
+var none = violation{name: "none", late: func(m *mallory) { m.storm(func() { time.Sleep(time.Millisecond) }) }, ends: "4"}
+
+// malloryOrder is the environment variable that makes the test's program a hostile
+// guest: host's directory, domid, another guest's grant, number of the violation.
+const malloryOrder = "XENCHAN_TEST_MALLORY"
+
+// playMallory commits one violation, in steps that the test asks for by lines.
+func playMallory(t *testing.T, order string) {
+	r := &rig{t: t}
+	m := &mallory{r: r}
+	var number int
+	if _, err := fmt.Sscan(order, &r.dir, &r.dom.ID, &m.foreignRef, &number); err != nil {
+		t.Fatal(err)
+	}
+	v := none
+	if number >= 0 {
+		v = violations()[number]
+	}
+	m.dom0, r.store = r.connect(0)
+	r.tools = &toolstack.Toolstack{Store: r.store, RunDir: r.runDir()}
+	r.domU, r.guest = r.connect(r.dom.ID)
+	defer m.letGo()
+	var err error
+	m.c, err = r.tools.Find(t.Context(), r.dom, "hostile")
+	r.check(err)
+	steps := bufio.NewScanner(os.Stdin)
+	act := v.late
+	if act == nil {
+		act = v.early
+	} else {
+		m.share()
+		m.publish()
+		m.await("4")
+	}
+	fmt.Println("ready")
+	steps.Scan()
+	did := make(chan struct{})
+	go func() { defer close(did); act(m) }()
+	steps.Scan()
+	m.enough.Store(true)
+	<-did
+	fmt.Println("done")
+	steps.Scan() // what it holds is held until the test has seen what came of it
+}
+
+// accomplice is the process of a hostile guest.
+type accomplice struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	steps io.WriteCloser
+	says  *bufio.Scanner
+}
+
+func (m *mallory) accomplice(number int) *accomplice {
+	t := m.r.t
+	t.Helper()
+	a := &accomplice{t: t, cmd: exec.Command(os.Args[0], "-test.run=^TestHostile$")}
+	a.cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d %s %d", malloryOrder, m.r.dir, m.r.dom.ID, m.foreignRef, number))
+	a.cmd.Stderr = t.Output()
+	var err error
+	a.steps, err = a.cmd.StdinPipe()
+	m.r.check(err)
+	out, err := a.cmd.StdoutPipe()
+	m.r.check(err)
+	a.says = bufio.NewScanner(out)
+	m.r.check(a.cmd.Start())
+	return a
+}
+
+// step has it go on, and waits for what it says then.
+func (a *accomplice) step(want string) {
+	a.t.Helper()
+	if want != "ready" {
+		_, _ = io.WriteString(a.steps, "\n")
+	}
+	if !a.says.Scan() || a.says.Text() != want {
+		a.t.Fatalf("the hostile guest says %q, not %q", a.says.Text(), want)
+	}
+}
+
+// end waits for its end.
+func (a *accomplice) end() {
+	a.t.Helper()
+	a.steps.Close()
+	for a.says.Scan() { // what the test program says at its end
+	}
+	if err := a.cmd.Wait(); err != nil {
+		a.t.Errorf("the hostile guest: %v", err)
 	}
 }
 
@@ -307,37 +464,31 @@ func TestHostile_diesAtEachStep(t *testing.T) {
 }
 
 // violate commits one violation on a channel that is made for it, and checks what
-// becomes of the channel. It returns the echoes of the innocent meanwhile.
-func (m *mallory) violate(v violation, in *innocent) trips {
+// becomes of the channel. It returns n echoes of the innocent meanwhile.
+func (m *mallory) violate(number int, v violation, in *innocent, n int) trips {
 	t := m.r.t
 	t.Helper()
 	m.c = m.r.attach(channel.Spec{Name: "hostile", Spool: 64 << 10})
-	defer m.letGo()
 	m.await("2")
+	a := m.accomplice(number)
+	defer a.end()
+	a.step("ready")
 	in.take(t)
-	if v.early != nil {
-		v.early(m)
-	} else {
-		m.share()
-		m.publish()
-		m.await("4")
-		v.late(m)
-	}
+	_, _ = io.WriteString(a.steps, "\n")
+	got := in.next(t, n)
+	a.step("done")
 	if v.ends != "" {
 		m.await(v.ends)
 		// And there it stays: the daemon has looked since.
-		m.r.eventually("an echo", func() bool { in.mu.Lock(); defer in.mu.Unlock(); return len(in.trips) > 2 })
+		in.next(t, 10)
 		if s := m.state(); s != v.ends {
 			t.Errorf("in state %s, then in %s", v.ends, s)
 		}
 	}
-	m.r.eventually("an echo", func() bool { in.mu.Lock(); defer in.mu.Unlock(); return len(in.trips) > 2 })
-	trips := in.take(t)
-	t.Log(trips)
 	if !v.lost {
 		m.behave()
 	}
 	m.r.remove(m.c)
 	m.r.eventually("its socket goes", func() bool { return !exists(m.c.Path) })
-	return trips
+	return got
 }

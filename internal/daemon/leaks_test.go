@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"log/slog"
 	"net"
 	"os"
 	"runtime"
@@ -41,6 +42,7 @@ const mostLeft = 1 << 20
 // Attach, use and detach, again and again, leaves nothing behind.
 func TestLeaks_attachAndDetach(t *testing.T) {
 	r := newRig(t)
+	r.log = slog.New(slog.DiscardHandler) // the test would keep all of it
 	r.daemon()
 	r.attach(channel.Spec{Name: "stays"})
 	round := func(i int) {
@@ -71,6 +73,7 @@ func TestLeaks_attachAndDetach(t *testing.T) {
 // So do clients that come and go.
 func TestLeaks_clients(t *testing.T) {
 	r := newRig(t)
+	r.log = slog.New(slog.DiscardHandler) // the test would keep all of it
 	r.daemon()
 	c := r.attach(channel.Spec{Name: "a"})
 	guest := r.boot(c)

@@ -18,9 +18,6 @@ const (
 	outCons, outProd = 3080, 3084
 )
 
-// stormTime is how long a guest misbehaves that does so without end.
-const stormTime = 150 * time.Millisecond
-
 // violation is one thing that a guest must not do.
 type violation struct {
 	name string
@@ -246,7 +243,7 @@ var nodeViolations = []violation{
 				}
 			}
 		}()
-		time.Sleep(stormTime)
+		m.storm(func() { time.Sleep(time.Millisecond) })
 	}, ends: "4"},
 }
 
