@@ -35,7 +35,6 @@ type Conn struct {
 
 	rxMu   sync.Mutex
 	rx     *ring.Consumer // guarded by rxMu
-	rxBuf  []byte         // what a drain copies into; guarded by rxMu
 	closed bool           // the page is gone; guarded by rxMu and txMu together
 	refill bool           // a goroutine waits for room in the sink; guarded by rxMu
 
@@ -95,9 +94,6 @@ func newConn(pages xen.Pages, event xen.EventChannel, sink Sink, from Source, rx
 		readBy: newDeadline(), writeBy: newDeadline(),
 		closing: make(chan struct{}), hungUp: make(chan struct{}), failed: make(chan struct{}),
 	}
-	if sink != nil {
-		c.rxBuf = make([]byte, ring.OutSize)
-	}
 	c.workers.Go(c.events)
 	return c, nil
 }
@@ -143,25 +139,25 @@ func (c *Conn) serve() (moved bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if room {
-		wake(c.writable)
-	}
 	if c.sink == nil {
 		wake(c.readable)
 		return true, nil
 	}
 	c.rxMu.Lock()
-	defer c.rxMu.Unlock()
-	before := c.rx.Index()
-	blocked, err := c.drain()
+	took, blocked, err := c.drain()
 	if blocked && !c.refill {
 		c.refill = true
 		c.workers.Go(c.awaitRoom)
 	}
-	return room || c.rx.Index() != before, err
+	c.rxMu.Unlock()
+	if took {
+		c.sink.Flush()
+	}
+	return room || took, err
 }
 
-// roomMade reports whether the other half has taken bytes since the last call.
+// roomMade reports whether the other half has taken bytes since the last call. What
+// the source has follows them at once; who waits to write is woken when that is all.
 func (c *Conn) roomMade() (bool, error) {
 	c.txMu.Lock()
 	defer c.txMu.Unlock()
@@ -173,9 +169,19 @@ func (c *Conn) roomMade() (bool, error) {
 		return false, err
 	}
 	taken := c.tx.Index() + uint32(free) // the other half's index and the ring's size
-	moved := taken != c.taken
+	if taken == c.taken {
+		return false, nil
+	}
 	c.taken = taken
-	return moved, nil
+	more := false
+	if c.from != nil {
+		err := c.feed() // the writer gets this error too
+		more = err == nil && len(c.from.Next()) > 0
+	}
+	if !more {
+		wake(c.writable)
+	}
+	return true, nil
 }
 
 // awaitRoom goes on with the ring as the sink gets room, until it can take all.
@@ -187,10 +193,14 @@ func (c *Conn) awaitRoom() {
 			return
 		}
 		c.rxMu.Lock()
+		var took bool
 		var err error
-		blocked, err = c.drain()
+		took, blocked, err = c.drain()
 		c.refill = blocked
 		c.rxMu.Unlock()
+		if took {
+			c.sink.Flush()
+		}
 		if err != nil {
 			c.fail(err)
 		}
@@ -200,20 +210,21 @@ func (c *Conn) awaitRoom() {
 // drain moves what is in the ring to the sink. The work is bounded: a guest that
 // fills the ring as fast as it is emptied gets its next turn with its next event,
 // which it must send for these bytes too. The caller holds rxMu.
-func (c *Conn) drain() (blocked bool, err error) {
-	moved := false
+func (c *Conn) drain() (moved, blocked bool, err error) {
+	buf := buffers.Get().(*[ring.OutSize]byte)
+	defer buffers.Put(buf)
 	for range 8 {
 		if c.closed {
-			return false, os.ErrClosed
+			return moved, false, os.ErrClosed
 		}
-		n, err := c.rx.Peek(c.rxBuf)
+		n, err := c.rx.Peek(buf[:])
 		if err != nil {
-			return false, err
+			return moved, false, err
 		}
 		if n == 0 {
 			break
 		}
-		took := c.sink.Append(c.rxBuf[:n], c.rx.Index())
+		took := c.sink.Append(buf[:n], c.rx.Index())
 		c.rx.Consume(took)
 		c.sink.Settle()
 		c.received.Add(int64(took))
@@ -223,10 +234,13 @@ func (c *Conn) drain() (blocked bool, err error) {
 		}
 	}
 	if moved {
-		return blocked, c.event.Notify()
+		err = c.event.Notify()
 	}
-	return blocked, nil
+	return moved, blocked, err
 }
+
+// buffers are for bytes between a ring and its sink.
+var buffers = sync.Pool{New: func() any { return new([ring.OutSize]byte) }}
 
 // Drain takes what is left in the ring for the sink, as before letting go of it. It
 // asks a sink that is full again for a second.
@@ -236,8 +250,11 @@ func (c *Conn) Drain() {
 			return
 		}
 		c.rxMu.Lock()
-		blocked, _ := c.drain()
+		took, blocked, _ := c.drain()
 		c.rxMu.Unlock()
+		if took {
+			c.sink.Flush()
+		}
 		if !blocked {
 			return
 		}
@@ -350,26 +367,6 @@ func (c *Conn) fail(err error) {
 		c.failure = err
 		close(c.failed)
 	})
-}
-
-// Stats is what has passed through a Conn.
-type Stats struct {
-	Received, Sent int64 // bytes
-	// PeerReads says that the other half has read all that was sent, and that
-	// something was: somebody there is reading.
-	PeerReads bool
-}
-
-// Stats may be called at any time.
-func (c *Conn) Stats() Stats {
-	s := Stats{Received: c.received.Load(), Sent: c.written.Load()}
-	c.txMu.Lock()
-	defer c.txMu.Unlock()
-	if c.sent && !c.closed {
-		free, err := c.tx.Free()
-		s.PeerReads = err == nil && free == c.tx.Size()
-	}
-	return s
 }
 
 func (c *Conn) opError(op string, err error) error {

@@ -179,6 +179,7 @@ func newMemory(room int) *memory {
 
 func (m *memory) Attach(spool.RingID, uint32, int) int { return 0 }
 func (m *memory) Settle()                              {}
+func (m *memory) Flush()                               {}
 
 func (m *memory) Append(p []byte, _ uint32) int {
 	m.mu.Lock()

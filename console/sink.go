@@ -21,6 +21,9 @@ type Sink interface {
 	Append(p []byte, at uint32) int
 	// Settle says that what Attach or Append returned has left the ring.
 	Settle()
+	// Flush says that no more is to be taken for now, and the guest knows what was:
+	// the bytes may go on. It must not block, and may be called by several at once.
+	Flush()
 	Room() <-chan struct{}
 }
 

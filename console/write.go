@@ -43,6 +43,11 @@ func (c *Conn) TryWrite(p []byte) (int, error) {
 func (c *Conn) Feed() error {
 	c.txMu.Lock()
 	defer c.txMu.Unlock()
+	return c.feed()
+}
+
+// feed is called with txMu held.
+func (c *Conn) feed() error {
 	n, err := c.put(c.from.Next())
 	c.from.Advance(n)
 	return err

@@ -164,9 +164,11 @@ func (l *Log) Append(p []byte, at uint32) int {
 	l.s.count += uint64(len(p))
 	l.s.ring = ringState{id: l.ring, at: at, taken: uint32(n)}
 	l.commit()
-	signal(l.data)
 	return n
 }
+
+// Flush lets the reader know that there are bytes.
+func (l *Log) Flush() { signal(l.data) }
 
 // Settle says that the ring knows what Append or Attach returned last.
 func (l *Log) Settle() {
@@ -327,8 +329,8 @@ func (l *Log) advance(n uint64) {
 	l.s.loaded -= min(n, l.s.loaded)
 }
 
-// Data delivers a value after bytes were appended. It is for the one reader, who
-// must call Peek before waiting here.
+// Data delivers a value after Flush. It is for the one reader, who must call Peek
+// before waiting here.
 func (l *Log) Data() <-chan struct{} { return l.data }
 
 // Room delivers a value after bytes were taken. It is for the one writer, who

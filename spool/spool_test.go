@@ -406,6 +406,7 @@ func TestLog_concurrent(t *testing.T) {
 		for p := want; len(p) > 0; {
 			n := l.Append(p[:min(len(p), 3000)], 0)
 			l.Settle()
+			l.Flush()
 			if p = p[n:]; n == 0 {
 				<-l.Room()
 			}

@@ -160,6 +160,15 @@ func (c *Client) Write(p []byte) (int, error) {
 // WriteFrom is Write from a pipe.
 func (c *Client) WriteFrom(p *sys.Pipe) (int, error) { return c.wasWritten(p.Empty(c.rc)) }
 
+// WriteFromNow is WriteFrom that does not wait, and moves nothing instead.
+func (c *Client) WriteFromNow(p *sys.Pipe) (int, error) {
+	n, err := p.EmptyNow(c.rc)
+	if errors.Is(err, syscall.EAGAIN) {
+		return 0, nil
+	}
+	return c.wasWritten(n, err)
+}
+
 func (c *Client) wasWritten(n int, err error) (int, error) {
 	switch {
 	case err == nil:

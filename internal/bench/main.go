@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 )
@@ -35,10 +36,14 @@ func main() {
 	flag.StringVar(&o.json, "json", "", "`file` for the results")
 	counts := flag.String("n", "1,10,100,1000,10000", "numbers of channels")
 	flag.BoolVar(&o.quick, "quick", false, "a little of everything, in seconds")
+	hold := flag.Int("hold", 0, "serve so many channels until interrupted, for a look from outside")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	var err error
+	if *role != "" {
+		runtime.GOMAXPROCS(1) // as the daemon; and a guest here has one processor
+	}
 	switch *role {
 	case "host":
 		err = playHost(ctx, *dir, *channels)
@@ -46,14 +51,20 @@ func main() {
 		err = playGuests(ctx, *dir, *channels)
 	case "agent":
 		err = playAgent(ctx, *dir)
-	default:
+	case "":
+		if *hold > 0 {
+			err = holdOn(ctx, o, *hold)
+			break
+		}
 		for field := range strings.SplitSeq(*counts, ",") {
 			n, convErr := strconv.Atoi(field)
-			if convErr != nil || n < 1 {
+			if convErr != nil || n < 0 {
 				fmt.Fprintf(os.Stderr, "bench: -n %s: %q is no number of channels\n", *counts, field)
 				os.Exit(2)
 			}
-			o.counts = append(o.counts, n)
+			if n > 0 { // 0 is none at all
+				o.counts = append(o.counts, n)
+			}
 		}
 		err = run(ctx, o)
 	}
@@ -61,6 +72,18 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+}
+
+// holdOn has a daemon serve channels until the context ends, and says which it is.
+func holdOn(ctx context.Context, o options, channels int) error {
+	r, err := newRig(ctx, o, channels)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	fmt.Printf("daemon %d, host %s\n", r.pid(), r.dir)
+	<-ctx.Done()
+	return nil
 }
 
 // run measures all there is.

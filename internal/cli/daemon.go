@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -53,6 +54,7 @@ see ` + "`xenchan apply --help`" + `, and heeds those that say who may ask guest
 }
 
 func (a *app) runDaemon(ctx context.Context, config daemonConfig) error {
+	oneProcessor()
 	w, err := a.locate()
 	if err != nil {
 		return err
@@ -111,6 +113,16 @@ func (a *app) runDaemon(ctx context.Context, config daemonConfig) error {
 			daemon.SdNotify(false, daemon.SdNotifyReady)
 		},
 	})
+}
+
+// oneProcessor has this process run on one processor at a time, unless GOMAXPROCS in
+// the environment says otherwise. What it does for each message is over before another
+// processor is awake, and to wake one and send it back to sleep costs more than to do
+// it (docs/performance.md).
+func oneProcessor() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(1)
+	}
 }
 
 // watchdog is what tells a service manager that the daemon is alive, and how

@@ -161,6 +161,7 @@ func (a *app) simGuestCommand() *cobra.Command {
 }
 
 func (a *app) runGuest(ctx context.Context, host string, dom xen.DomID, dir string) error {
+	oneProcessor()
 	hv, err := xensim.Connect(ctx, host, dom)
 	if err != nil {
 		return err

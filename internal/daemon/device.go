@@ -36,6 +36,7 @@ type device struct {
 	spool    spoolFile
 	keep     *keep
 	pipes    *pipes
+	out      outlet
 	gone     atomic.Bool // the channel is no more: nothing of it is to stay
 	fence    fence
 
@@ -211,6 +212,7 @@ func (d *device) serve(ctx context.Context) error {
 	}
 	d.pipes = openPipes(d.spool.Log, d.keep.take(keptIn), d.keep.take(keptOut), d.keep)
 	defer d.pipes.close()
+	d.out = outlet{tap: tap{d.spool.Log, &d.observers}, pipes: d.pipes}
 	d.readRules(ctx) // before anybody can connect
 	if rules, _ := d.fence.get(); rules != nil {
 		d.unkeep(false) // an earlier daemon may have had none
@@ -222,7 +224,7 @@ func (d *device) serve(ctx context.Context) error {
 	backend := console.NewBackend(console.Backend{
 		Store: d.daemon.Store, Hypervisor: d.daemon.Hypervisor,
 		Path: d.dir, Frontend: d.frontend, DomID: d.dom, Instance: d.instance,
-		Sink: tap{d.spool.Log, &d.observers}, Source: d.spool.Inbox(), Attached: d.attach, Detached: d.detach, Look: d.poke, Log: d.log,
+		Sink: &d.out, Source: d.spool.Inbox(), Attached: d.attach, Detached: d.detach, Look: d.poke, Log: d.log,
 		Settled: func() { d.settleBoth(&d.looked) },
 	})
 	clients, stop := context.WithCancel(ctx)

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -165,30 +166,28 @@ func (s *server) serve(ctx context.Context, v *visit, wg *sync.WaitGroup) {
 func (s *server) send(ctx context.Context, v *visit) {
 	s.dev.reader.Lock()
 	defer s.dev.reader.Unlock()
-	log, pipes := s.dev.spool, s.dev.pipes
 	if v.live {
 		if _, err := s.dev.skip(); err != nil {
 			s.dev.log.Error("the pipe to the client", "error", err)
 			return
 		}
 	}
+	out := &s.dev.out
+	out.serve(v.Client)
+	defer out.serve(nil)
 	for ctx.Err() == nil {
-		more, err := pipes.load()
+		more, err := out.send()
 		if err != nil {
-			s.dev.log.Error("the pipe to the client", "error", err)
+			if !errors.Is(err, errClient) {
+				s.dev.log.Error("the pipe to the client", "error", err)
+			}
 			return
 		}
 		if !more {
 			select {
-			case <-log.Data():
+			case <-s.dev.spool.Data():
 			case <-ctx.Done():
 			}
-			continue
-		}
-		n, err := v.WriteFrom(pipes.out)
-		log.Advance(n)
-		if err != nil {
-			return
 		}
 	}
 }

@@ -117,6 +117,15 @@ func (p *Pipe) Empty(to syscall.RawConn) (int, error) { return p.empty(to, false
 // as [WriteUntilHangup] does.
 func (p *Pipe) EmptyUntilHangup(to syscall.RawConn) (int, error) { return p.empty(to, true) }
 
+// EmptyNow is Empty without waiting: it fails with EAGAIN.
+func (p *Pipe) EmptyNow(to syscall.RawConn) (n int, err error) {
+	err = control(to, func(fd int) (err error) {
+		n, err = p.splice(fd, maxSplice, true)
+		return err
+	})
+	return n, err
+}
+
 func (p *Pipe) empty(to syscall.RawConn, untilHangup bool) (n int, err error) {
 	cerr := to.Write(func(fd uintptr) bool {
 		if untilHangup {
