@@ -6,7 +6,6 @@ import (
 
 	"github.com/xenchan/xenchan/xen"
 	"github.com/xenchan/xenchan/xenstore"
-	"github.com/xenchan/xenchan/xenstore/wire"
 )
 
 // readyPaths are the directory and the node with what a domain's guest has said of
@@ -27,10 +26,8 @@ func (t *Toolstack) SetReady(ctx context.Context, d Domain, text string) error {
 				return fmt.Errorf("%w: %v has gone (%v)", ErrNoDomain, d, err)
 			}
 			w := writer{Pipeline: tx.Pipeline()}
-			mine := wire.Perms{{Access: wire.AccessNone}} // n0
-			w.dir(dir, mine)
+			w.dir(dir, nil) // with the rights of /libxl/D, domain 0's alone
 			w.Write(node, text)
-			w.SetPerms(node, mine)
 			return w.Wait(ctx)
 		})
 	})

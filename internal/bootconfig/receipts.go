@@ -76,7 +76,7 @@ func (r Receipts) Take(ctx context.Context, d toolstack.Domain, key string) (fir
 		first = true
 		return append(all, Receipt{time.Now().UTC().Truncate(time.Millisecond), d.Name, uint16(d.ID), d.UUID, key})
 	})
-	return first && err == nil, err
+	return first, err
 }
 
 // Forget removes the receipt for a secret, so that it will be given once more.
