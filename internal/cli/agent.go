@@ -104,7 +104,8 @@ func (g *guestAgent) tree() *cobra.Command {
 	root.SetHelpCommand(&cobra.Command{Hidden: true}) // --help is enough
 	root.AddCommand(g.pingCommand(), g.infoCommand(), g.execCommand(), g.copyCommand(),
 		g.shutdownCommand(), g.rebootCommand(), g.osCommand(), g.netCommand(), g.timeCommand(),
-		g.freezeCommand(), g.thawCommand(), g.passwordCommand(), g.rawCommand())
+		g.freezeCommand(), g.thawCommand(), g.passwordCommand(), g.rawCommand(),
+		g.clipboardCommand(), g.resolutionCommand())
 	return root
 }
 
