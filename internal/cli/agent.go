@@ -122,7 +122,7 @@ func (g *guestAgent) with(ctx context.Context, f func(*qga.Client) error) error 
 	if g.timeout <= 0 {
 		return usagef("--timeout %v: give a time above 0", g.timeout)
 	}
-	conn, err := g.openChannel(ctx, g.domain, g.channel)
+	conn, err := g.openChannel(ctx, g.domain, g.channel, false)
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ func (g *guestAgent) withDesktop(ctx context.Context, f func(*vdagent.Client) er
 	if g.channel == agentChannel {
 		g.channel = spiceChannel
 	}
-	conn, err := g.openChannel(ctx, g.domain, g.channel)
+	conn, err := g.openChannel(ctx, g.domain, g.channel, false)
 	if err != nil {
 		return err
 	}

@@ -74,14 +74,14 @@ with the end of the domain.`,
 }
 
 func (a *app) connect(ctx context.Context, domain, name string, o connectOptions) error {
-	c, runDir, err := a.findServed(ctx, domain, name)
-	if err != nil {
-		return err
-	}
 	if o.observe {
+		c, runDir, err := a.findServed(ctx, domain, name)
+		if err != nil {
+			return err
+		}
 		return a.observe(ctx, c, runDir, o)
 	}
-	conn, err := a.open(ctx, c, runDir, o.live)
+	conn, err := a.openChannel(ctx, domain, name, o.live)
 	if err != nil {
 		return err
 	}
@@ -124,13 +124,27 @@ func findServedOf(ctx context.Context, tools *toolstack.Toolstack, d toolstack.D
 	return c, runDir, nil
 }
 
-// openChannel opens the host end of a channel that is served on this host.
-func (a *app) openChannel(ctx context.Context, domain, name string) (hostEnd, error) {
+// openChannel opens the host end of a channel that is served on this host. Who may not
+// use xenstore may still be let in to a channel, if its socket is where it is by itself.
+func (a *app) openChannel(ctx context.Context, domain, name string, live bool) (hostEnd, error) {
 	c, runDir, err := a.findServed(ctx, domain, name)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		w, whereErr := a.locate()
+		path, pathErr := channel.DefaultPath(w.runDir(), domain, name)
+		if whereErr != nil || pathErr != nil {
+			return nil, err
+		}
+		c.Info = channel.Info{Name: name, Connection: channel.Socket, Path: path}
+		conn, dialErr := dial(ctx, c, live)
+		if dialErr != nil {
+			return nil, errors.Join(err, dialErr)
+		}
+		return conn, nil
+	case err != nil:
 		return nil, err
 	}
-	return a.open(ctx, c, runDir, false)
+	return a.open(ctx, c, runDir, live)
 }
 
 // onTerminal is a relay with the terminal in raw mode.
@@ -193,6 +207,9 @@ func dial(ctx context.Context, c toolstack.Channel, live bool) (hostEnd, error) 
 			d.LocalAddr = unixsock.LiveAddr()
 		}
 		conn, err := d.DialContext(ctx, "unix", c.Path)
+		if errors.Is(err, fs.ErrPermission) {
+			return nil, fmt.Errorf("%s is not for this user (its \"allow\" or the mode of its socket says so): %w", c.Name, err)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%s has no listener (is a daemon running on this host?): %w", c.Name, err)
 		}

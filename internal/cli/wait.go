@@ -172,7 +172,7 @@ func (w *waiting) agent(ctx context.Context) error {
 }
 
 func (w *waiting) askAgent(ctx context.Context) error {
-	conn, err := w.openChannel(ctx, w.domain, w.channel)
+	conn, err := w.openChannel(ctx, w.domain, w.channel, false)
 	if err != nil {
 		return err
 	}
