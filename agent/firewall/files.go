@@ -41,6 +41,33 @@ func ReadDir(dir string) (*Set, error) {
 // Closed is the set of a directory that cannot be read.
 func Closed(dir string) *Set { return &Set{closed: []closed{{file: dir}}} }
 
+// ReportPath, of a daemon's status socket, is a [Report]. Posted to, it puts the files
+// in force as they are now, unless something is wrong with them.
+const ReportPath = "/v1/firewall"
+
+// Report is how the files are, beside what is in force.
+type Report struct {
+	// Mistakes and Strangers are in the files, with their places.
+	Mistakes  []string `json:"mistakes"`
+	Strangers []string `json:"strangers"`
+	// Pending says that the files are not what is in force.
+	Pending bool `json:"pending"`
+}
+
+// Report compares a set with the files of a directory as they are now, which it returns
+// too; nil if the directory cannot be read.
+func (s *Set) Report(dir string) (Report, *Set) {
+	now, err := ReadDir(dir)
+	if err != nil {
+		return Report{Mistakes: []string{err.Error()}, Strangers: []string{}, Pending: true}, nil
+	}
+	r := Report{Mistakes: []string{}, Strangers: append([]string{}, now.Strangers()...), Pending: !now.Same(s)}
+	for _, m := range now.Mistakes() {
+		r.Mistakes = append(r.Mistakes, m.String())
+	}
+	return r, now
+}
+
 // mentions says that a text has a channel's name somewhere.
 func mentions(text, channel string) bool {
 	return strings.Contains(text, channel) || strings.Contains(text, strings.Trim(strconv.Quote(channel), `"`))

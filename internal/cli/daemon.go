@@ -94,7 +94,7 @@ func (a *app) runDaemon(ctx context.Context, config daemonConfig) error {
 	})
 	pulse, every := watchdog()
 	routes := r.Routes()
-	routes["POST "+firewallPath] = rules.route
+	rules.routes(routes)
 	var always slog.LevelVar // what the firewall decides is told at every level
 	return backend.Run(ctx, backend.Config{
 		Store: store, Hypervisor: hv, RunDir: w.runDir(), Descriptors: kept, Log: log,

@@ -17,14 +17,6 @@ import (
 	"github.com/xenchan/xenchan/internal/daemon"
 )
 
-// firewallPath of a daemon's status socket, to be posted to, puts the files in force.
-const firewallPath = "/v1/firewall"
-
-// firewallReport is what is wrong with the files; then nothing has changed.
-type firewallReport struct {
-	Mistakes []string `json:"mistakes"`
-}
-
 // allowRow is one line of what is allowed.
 type allowRow struct {
 	Domains  []string `json:"domains"`
@@ -110,8 +102,8 @@ func (a *app) firewall(ctx context.Context, dir string, apply bool) error {
 func (a *app) applyFirewall(ctx context.Context, runDir string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	var report firewallReport
-	if err := daemon.Call(ctx, runDir, http.MethodPost, firewallPath, &report); err != nil {
+	var report firewall.Report
+	if err := daemon.Call(ctx, runDir, http.MethodPost, firewall.ReportPath, &report); err != nil {
 		return fmt.Errorf("nothing is applied: %w", err)
 	}
 	for _, m := range report.Mistakes {
@@ -188,26 +180,20 @@ func (f *firewallRules) tell(set *firewall.Set) {
 
 // reload puts the files in force as they are now. With an error in them, or in the
 // directory, all stays as it is.
-func (f *firewallRules) reload() (mistakes []string) {
+func (f *firewallRules) reload() firewall.Report {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	set, err := firewall.ReadDir(f.dir)
-	switch {
-	case err != nil:
-		mistakes = []string{err.Error()}
-	default:
-		for _, m := range set.Mistakes() {
-			mistakes = append(mistakes, m.String())
-		}
-	}
-	for _, m := range mistakes {
+	set, _ := f.Get()
+	report, now := set.Report(f.dir)
+	for _, m := range report.Mistakes {
 		f.log.Error("agent firewall stays as it is", "error", m)
 	}
-	if old, _ := f.Get(); len(mistakes) == 0 && !set.Same(old) {
-		f.Put(set)
-		f.tell(set)
+	if len(report.Mistakes) == 0 && report.Pending {
+		f.Put(now)
+		f.tell(now)
+		report.Pending = false
 	}
-	return mistakes
+	return report
 }
 
 // poll reloads now and then, for a process that nobody can tell to.
@@ -221,12 +207,18 @@ func (f *firewallRules) poll(ctx context.Context, every time.Duration) {
 	}
 }
 
-// route is how the command has the daemon reload.
-func (f *firewallRules) route(w http.ResponseWriter, _ *http.Request) {
-	report := firewallReport{Mistakes: f.reload()}
-	if report.Mistakes == nil {
-		report.Mistakes = []string{}
+// routes are how commands ask, and have the daemon reload.
+func (f *firewallRules) routes(all map[string]http.HandlerFunc) {
+	answer := func(look func() firewall.Report) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			json.NewEncoder(w).Encode(look())
+		}
 	}
-	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(report)
+	all["POST "+firewall.ReportPath] = answer(f.reload)
+	all["GET "+firewall.ReportPath] = answer(func() firewall.Report {
+		set, _ := f.Get()
+		report, _ := set.Report(f.dir)
+		return report
+	})
 }

@@ -88,6 +88,7 @@ func Check(ctx context.Context, h Host, domain, name string) ([]Finding, error) 
 
 	if running {
 		r.findings = append(r.findings, checkDeclared(ctx, h.RunDir, domain, name)...)
+		r.findings = append(r.findings, checkFirewall(ctx, h.RunDir)...)
 	}
 	tools := &toolstack.Toolstack{Store: store, RunDir: h.RunDir}
 	channels, err := wanted(ctx, tools, domain, name)
