@@ -103,8 +103,7 @@ type Info struct {
 	// for their turn, as one is served at a time. A daemon that may not ask the
 	// kernel for their number says 1 for at least one.
 	WaitingClients *int `json:"waiting_clients"`
-	// Losses are the latest stretches of Dropped, those since the daemon was
-	// started last.
+	// Losses are the latest stretches of Dropped, sixteen at the most.
 	Losses []Loss `json:"losses"`
 	// Refused counts clients that the channel's "allow" does not name.
 	Refused *uint64 `json:"refused_clients"`

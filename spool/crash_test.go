@@ -13,6 +13,8 @@ type contents struct {
 	pos   Positions
 	bytes []byte
 	ring  ringState
+
+	losses []Loss
 }
 
 // read opens a copy of a region and takes everything out.
@@ -22,7 +24,10 @@ func read(t *testing.T, region []byte, size int, policy Overflow) (contents, err
 	if err != nil {
 		return contents{}, err
 	}
-	c := contents{pos: l.Positions(), ring: l.s.ring}
+	c := contents{pos: l.Positions(), ring: l.s.ring, losses: l.LatestLosses()}
+	if told := int64(l.history.told); told != c.pos.Dropped {
+		t.Fatalf("%d bytes were dropped, and %d are among the losses", c.pos.Dropped, told)
+	}
 	if c.ring.taken == 0 {
 		c.ring = ringState{}
 	}
@@ -37,7 +42,7 @@ func read(t *testing.T, region []byte, size int, policy Overflow) (contents, err
 }
 
 func (c contents) equal(d contents) bool {
-	return c.pos == d.pos && c.ring == d.ring && bytes.Equal(c.bytes, d.bytes)
+	return c.pos == d.pos && c.ring == d.ring && bytes.Equal(c.bytes, d.bytes) && slices.Equal(c.losses, d.losses)
 }
 
 // between says that c is before, less some of the bytes that were to be dropped

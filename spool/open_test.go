@@ -101,7 +101,9 @@ func FuzzOpen(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	seed := func() { f.Add(slices.Clone(m.Bytes[offState : offInbox+slotsAfter+2*inboxSlot])) }
+	seed := func() {
+		f.Add(slices.Concat(m.Bytes[offState:offLabel], m.Bytes[offLosses:][:slotsAfter+2*lossesSlot]))
+	}
 	seed()
 	l.Append(make([]byte, 3000), 17)
 	seed()
@@ -116,7 +118,8 @@ func FuzzOpen(f *testing.F) {
 	f.Fuzz(func(t *testing.T, p []byte) {
 		b := make([]byte, RegionSize(size))
 		copy(b, header)
-		copy(b[offState:offLabel], p)
+		n := copy(b[offState:offLabel], p)
+		copy(b[offLosses:inboxAt], p[n:])
 		l, err := Open(Memory{Bytes: b}, size, DropOldest, "fuzz")
 		if err != nil {
 			if l != nil || !errors.Is(err, ErrUnusable) {
@@ -140,9 +143,16 @@ func FuzzOpen(f *testing.F) {
 				t.Fatalf("took %d bytes of %d", n, 700*i)
 			}
 			l.Advance(len(l.Peek()) / 2)
-			if p := l.Positions(); p.Delivered+p.Dropped+p.Spooled != p.End || p.Spooled > size+maxFlight || p.Dropped < 0 {
+			if p := l.Positions(); p.Delivered+p.Dropped+p.Skipped+p.Spooled != p.End || p.Spooled > size+maxFlight || p.Dropped < 0 {
 				t.Fatalf("positions %+v", p)
 			}
+		}
+		at := int64(0)
+		for _, x := range l.LatestLosses() {
+			if x.Bytes <= 0 || x.From < at || x.Bytes > x.To-x.From || x.To > l.Positions().End {
+				t.Fatalf("losses %+v, positions %+v", l.LatestLosses(), l.Positions())
+			}
+			at = x.To
 		}
 		if _, err := Open(Memory{Bytes: b}, size, DropOldest, "fuzz"); err != nil {
 			t.Fatalf("a log in use is refused: %v", err)

@@ -26,7 +26,7 @@ type Memory struct {
 
 // The region:
 //
-//	    0  header: what the log is, the cells of the log's and the inbox's state
+//	    0  header: what the log is, the cells of the log's and the inbox's state, and of its losses
 //	 4096  inbox: the bytes for the guest
 //	 8192  flight: the bytes that the reader was shown
 //	40960  data: a circle of size bytes, or of a fraction of it
@@ -42,7 +42,10 @@ const (
 	offInbox  = 384
 	inboxSlot = 64
 	offLabel  = 1024 // its length in 8 bytes, and the label
-	maxLabel  = inboxAt - offLabel - 8
+	maxLabel  = offLosses - offLabel - 8
+	offLosses = 2048
+
+	lossesSlot = 16 + maxLosses*24
 )
 
 // magic is the format and its version. A format that changes gets another one.
@@ -109,6 +112,8 @@ func Format(m Memory, size int, policy Overflow, label string) (*Log, error) {
 	copy(m.Bytes[offLabel+8:], label)
 	l.commit()
 	l.inbox.commit()
+	l.history.dirty = true
+	l.keepLosses()
 	if err := l.settleIn(); err != nil {
 		return nil, err
 	}
@@ -138,6 +143,7 @@ func Open(m Memory, size int, policy Overflow, label string) (*Log, error) {
 	if err := l.settleIn(); err != nil {
 		return nil, err
 	}
+	l.openLosses()
 	return l, nil
 }
 

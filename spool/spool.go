@@ -54,14 +54,6 @@ type Positions struct {
 	Skipped   int64 // given up with Skip
 }
 
-// Loss is a stretch of bytes that were dropped: Bytes of those at the positions
-// from From up to To, which are all of them unless stretches were joined because
-// nobody asked for them.
-type Loss struct{ Bytes, From, To int64 }
-
-// maxLosses is how many stretches a log remembers before it joins some.
-const maxLosses = 16
-
 // RingID tells the rings of one guest apart: what the guest has published about
 // one. A guest may use the same numbers for its next ring.
 type RingID struct{ Ref, Port uint32 }
@@ -89,6 +81,7 @@ type Log struct {
 	shown   int    // bytes of the flight area that are reserved
 	stuck   bool   // no more could be reserved; until the log is empty
 	losses  []Loss // not taken yet
+	history history
 
 	patience patience
 }
@@ -107,7 +100,7 @@ func newLog(m Memory, size int, policy Overflow) *Log {
 		m: m, size: size, policy: policy,
 		data: make(chan struct{}, 1), room: make(chan struct{}, 1), loss: make(chan struct{}, 1),
 		inbox: newInbox(m),
-		cell:  cell{region: m.Bytes, at: offState, size: stateSlot},
+		cell:  cell{region: m.Bytes, at: offState, size: stateSlot}, history: newHistory(m.Bytes),
 	}
 }
 
@@ -164,6 +157,7 @@ func (l *Log) Append(p []byte, at uint32) int {
 	l.s.count += uint64(len(p))
 	l.s.ring = ringState{id: l.ring, at: at, taken: uint32(n)}
 	l.commit()
+	l.keepLosses()
 	return n
 }
 
@@ -190,33 +184,7 @@ func (l *Log) drop(n int) {
 	l.s.start = (l.s.start + uint64(n)) % l.circle()
 	l.s.count -= uint64(n)
 	l.commit()
-}
-
-// lost remembers a stretch of n bytes for whoever asks.
-func (l *Log) lost(from int64, n int) {
-	if n == 0 {
-		return
-	}
-	defer signal(l.loss)
-	to := from + int64(n)
-	if last := len(l.losses) - 1; last >= 0 && (l.losses[last].To == from || last+1 == maxLosses) {
-		l.losses[last].Bytes += int64(n)
-		l.losses[last].To = to
-		return
-	}
-	l.losses = append(l.losses, Loss{Bytes: int64(n), From: from, To: to})
-}
-
-// Losses delivers a value after bytes were dropped; TakeLosses says which.
-func (l *Log) Losses() <-chan struct{} { return l.loss }
-
-// TakeLosses returns what was dropped since the last call, by this process.
-func (l *Log) TakeLosses() []Loss {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	taken := l.losses
-	l.losses = nil
-	return taken
+	l.keepLosses()
 }
 
 // circle is the number of bytes that the data go around in. It is no larger than

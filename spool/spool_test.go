@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -37,6 +38,7 @@ type model struct {
 	cons         uint32  // by the page
 	unsettled    int     // bytes in the log that the page does not show as taken
 	lost         []int64 // positions of what was dropped since they were last taken
+	latest       []Loss  // the last stretches that were dropped
 }
 
 // append gives the bytes that come next and how many a log must take.
@@ -58,6 +60,13 @@ func (m *model) append(n int) (p []byte, took int) {
 		}
 		m.kept = m.kept[over:]
 		m.pos.Dropped += int64(over)
+		if last := len(m.latest) - 1; last >= 0 && m.latest[last].To == oldest {
+			oldest = m.latest[last].From
+			m.latest = m.latest[:last]
+		}
+		to := m.pos.End + int64(took) - int64(len(m.kept))
+		m.latest = append(m.latest, Loss{Bytes: to - oldest, From: oldest, To: to})
+		m.latest = m.latest[max(0, len(m.latest)-maxLosses):]
 	}
 	m.pos.End += int64(took)
 	return p, took
@@ -201,12 +210,15 @@ func checkModel(t *rapid.T, policy Overflow) {
 				t.Fatalf("a ring at %d was to skip %d bytes, want %d", m.cons, got, want)
 			}
 			settle()
-			m.lost = nil // counted for ever, but not where they were
+			m.lost = nil // LatestLosses has them
 		},
 		"": func(t *rapid.T) {
 			got := l.Positions()
 			if got != m.positions() {
 				t.Fatalf("positions %+v, want %+v", got, m.positions())
+			}
+			if got := l.LatestLosses(); !slices.Equal(got, m.latest) {
+				t.Fatalf("the latest losses are %v, want %v", got, m.latest)
 			}
 			if got.Delivered+got.Dropped+got.Skipped+got.Spooled != got.End {
 				t.Fatalf("positions %+v do not add up", got)

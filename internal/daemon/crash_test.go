@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -213,7 +214,8 @@ func testSpoolOverflows(t *testing.T, binary string) {
 	}
 	want := s.end(t, 256<<10)
 	st := h.status("all bytes taken", func(s daemon.Status) bool { return s.GuestToHost == uint64(len(want)) })
-	if st.Spooled != size || st.Dropped != uint64(len(want)-size) {
+	lost := int64(len(want) - size)
+	if st.Spooled != size || st.Dropped != uint64(lost) || !slices.Equal(st.Losses, []channel.Loss{{Bytes: lost, From: 0, To: lost}}) {
 		t.Errorf("of %d bytes the status counts %+v", len(want), st)
 	}
 	if got := h.read(size); !bytes.Equal(got, want[len(want)-size:]) {

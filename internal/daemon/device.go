@@ -46,7 +46,6 @@ type device struct {
 	attached chan struct{}      // closed while conn is there; made anew when it goes
 	endpoint endpoint.Endpoint  // nil while there is none
 	problem  string             // why there is none
-	losses   []channel.Loss     // the latest, by this process
 	said     channel.GuestState // by the guest helper, "" while there is none
 	looked   bool               // the backend has settled
 	placed   bool               // an endpoint was opened, or there is a problem
@@ -332,13 +331,17 @@ func (d *device) status() (Status, bool) {
 		guest = channel.GuestReading
 	}
 	pos := d.spool.Positions()
+	losses := []channel.Loss{}
+	for _, l := range d.spool.LatestLosses() {
+		losses = append(losses, channel.Loss(l))
+	}
 	return Status{
 		DomID: uint16(d.dom), DevID: d.devid, Guest: guest,
 		Clients: int(d.clients.Load()), Waiting: waiting,
 		GuestToHost: uint64(pos.End), HostToGuest: uint64(d.spool.Inbox().Total()),
 		Spooled: uint64(pos.Spooled), Dropped: uint64(pos.Dropped),
 		Skipped: uint64(pos.Skipped), Observers: int(d.observers.n.Load()),
-		Losses:  append([]channel.Loss{}, d.losses...),
+		Losses:  losses,
 		Refused: uint64(d.refused.Load()),
 		Problem: d.problem,
 	}, true

@@ -21,8 +21,6 @@ const (
 	// lossPause is how long further losses of a channel are gathered before they
 	// are told.
 	lossPause = 100 * time.Millisecond
-	// maxRecent is how many losses list shows of a channel.
-	maxRecent = 16
 )
 
 // hub gives each event to all subscribers. Nobody waits for them: what a slow one
@@ -178,15 +176,6 @@ func (d *device) tellLosses(stop <-chan struct{}) {
 func (d *device) tellLoss(l spool.Loss) {
 	dropped := uint64(d.spool.Positions().Dropped)
 	loss := channel.Loss(l)
-	d.mu.Lock()
-	if last := len(d.losses) - 1; last >= 0 && d.losses[last].To == l.From {
-		d.losses[last].Bytes += l.Bytes
-		d.losses[last].To = l.To
-	} else {
-		d.losses = append(d.losses, loss)
-		d.losses = d.losses[max(0, len(d.losses)-maxRecent):]
-	}
-	d.mu.Unlock()
 	e := d.event(channel.EventLoss)
 	e.Lost, e.Dropped = &loss, &dropped
 	d.daemon.events.publish(e)

@@ -36,7 +36,7 @@ type Status struct {
 	Observers int `json:"observers"`
 	// Waiting is how many clients wait for their turn, where that is known.
 	Waiting *int `json:"waiting_clients"`
-	// Losses are the latest, since this daemon was started.
+	// Losses are the latest, by whichever daemon.
 	Losses []channel.Loss `json:"losses"`
 	// Refused counts clients that the channel's "allow" does not name.
 	Refused uint64 `json:"refused_clients"`
