@@ -50,7 +50,7 @@ func newInbox(m Memory) *Inbox {
 func (b *Inbox) open() error {
 	b.cell.load()
 	b.s.decode(b.cell.slot())
-	if s := &b.s; s.size > InboxSize || s.done > s.size || s.ready > 1 || s.total > maxPosition {
+	if s := &b.s; s.size > InboxSize || s.done > s.size || s.ready > 1 || s.ready == 0 && s.done > 0 || s.total > maxPosition {
 		return fmt.Errorf("%w: its inbox is impossible", ErrUnusable)
 	}
 	return nil

@@ -154,6 +154,9 @@ func FuzzOpen(f *testing.F) {
 			}
 			at = x.To
 		}
+		if l.Positions().End > maxPosition || in.Total() > maxPosition {
+			return // no guest gets there in its life; it was near when it was opened
+		}
 		if _, err := Open(Memory{Bytes: b}, size, DropOldest, "fuzz"); err != nil {
 			t.Fatalf("a log in use is refused: %v", err)
 		}
