@@ -46,6 +46,10 @@ type Backend struct {
 	// block: while they run, nobody empties the guest's ring.
 	Attached func(*Conn)
 	Detached func(*Conn)
+	// Note is the name of a further node in the frontend's directory, and Noted is
+	// called with its value, empty if there is none, after each look. Both may be left out.
+	Note  string
+	Noted func(string)
 	// Settled is called after each look at the nodes and what followed from it.
 	Settled func()
 
@@ -53,6 +57,9 @@ type Backend struct {
 	// a domain has gone. Its capacity is 1, so that who sends need not block; a
 	// value that comes too late for Run stays there. NewBackend makes it if it is nil.
 	Look chan struct{}
+	// Nudge, unless nil, is received from between two looks, for who wants to know
+	// whether Run goes round.
+	Nudge <-chan struct{}
 
 	Log *slog.Logger
 
@@ -101,7 +108,11 @@ func (b *Backend) Run(ctx context.Context) error {
 			b.detach()
 		}
 	}()
-	watch, err := b.Store.Watch(ctx, b.Frontend+"/state")
+	watched := b.Frontend + "/state"
+	if b.Noted != nil {
+		watched = b.Frontend
+	}
+	watch, err := b.Store.Watch(ctx, watched)
 	if err != nil {
 		return fmt.Errorf("watch the frontend of %s: %w", b.Path, err)
 	}
@@ -120,10 +131,19 @@ func (b *Backend) Run(ctx context.Context) error {
 		if b.Settled != nil {
 			b.Settled()
 		}
-		var failed <-chan struct{}
-		if b.conn != nil {
-			failed = b.conn.Failed()
+		if err := b.await(ctx, watch); err != nil {
+			return err
 		}
+	}
+}
+
+// await returns when there is a reason to look.
+func (b *Backend) await(ctx context.Context, watch *xenstore.Watch) error {
+	var failed <-chan struct{}
+	if b.conn != nil {
+		failed = b.conn.Failed()
+	}
+	for {
 		select {
 		case _, ok := <-watch.C():
 			if !ok {
@@ -137,7 +157,10 @@ func (b *Backend) Run(ctx context.Context) error {
 			b.broken(b.ring, b.conn.Err())
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-b.Nudge:
+			continue
 		}
+		return nil
 	}
 }
 
@@ -193,14 +216,18 @@ func guestsFault(err error) bool {
 // belong together. A guest that does not stop writing is taken by what was read: it
 // must not keep us from looking, and if the parts do not fit, it gets what it offered.
 func (b *Backend) see(ctx context.Context) (view xenbus.BackendView, now offer, err error) {
-	var instance string
+	var instance, note string
 	tries := 0
 	err = b.Store.Tx(ctx, func(tx *xenstore.Tx) error {
 		b.noticed()
 		view, now = xenbus.BackendView{Attached: b.conn != nil}, offer{}
 		r := xenstore.NewValues(ctx, tx)
-		r.Prefetch(b.Path+"/frontend", b.Path+"/online", b.Path+"/instance", b.Path+"/state",
-			b.Frontend+"/ring-ref", b.Frontend+"/port", b.Frontend+"/state")
+		wanted := []string{b.Path + "/frontend", b.Path + "/online", b.Path + "/instance", b.Path + "/state",
+			b.Frontend + "/ring-ref", b.Frontend + "/port", b.Frontend + "/state"}
+		if b.Noted != nil {
+			wanted = append(wanted, b.Frontend+"/"+b.Note)
+		}
+		r.Prefetch(wanted...)
 		view.Exists = r.Get(b.Path+"/frontend") == b.Frontend
 		view.Online = r.Get(b.Path+"/online") == "1"
 		instance = r.Get(b.Path + "/instance")
@@ -213,6 +240,9 @@ func (b *Backend) see(ctx context.Context) (view xenbus.BackendView, now offer, 
 			_, exists = r.Lookup(b.Frontend)
 		}
 		f.Exists = exists
+		if b.Noted != nil {
+			note = r.Get(b.Frontend + "/" + b.Note)
+		}
 		var refErr, portErr error
 		now.ref, refErr = xen.ParseGrantRef(ref)
 		now.port, portErr = xen.ParsePort(port)
@@ -227,6 +257,9 @@ func (b *Backend) see(ctx context.Context) (view xenbus.BackendView, now offer, 
 	}
 	if b.Instance == "" {
 		b.Instance = instance
+	}
+	if b.Noted != nil {
+		b.Noted(note)
 	}
 	if view.Exists && instance != b.Instance {
 		return view, now, ErrReplaced

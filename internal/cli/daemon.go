@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -43,6 +44,7 @@ see ` + "`xenchan apply --help`" + `, and heeds those that say who may ask guest
 			}
 			config.file, config.verbose = file, verbose
 			config.Channels.Dir = cmp.Or(channels, config.Channels.Dir)
+			oneProcessor()
 			return a.runDaemon(cmd.Context(), config)
 		},
 	}
@@ -54,7 +56,6 @@ see ` + "`xenchan apply --help`" + `, and heeds those that say who may ask guest
 }
 
 func (a *app) runDaemon(ctx context.Context, config daemonConfig) error {
-	oneProcessor()
 	w, err := a.locate()
 	if err != nil {
 		return err
@@ -109,6 +110,7 @@ func (a *app) runDaemon(ctx context.Context, config daemonConfig) error {
 			return r.Run(ctx)
 		},
 		Ready: func() {
+			debug.FreeOSMemory() // what the start took and nothing needs any more
 			log.Info("ready", "run_dir", w.runDir())
 			daemon.SdNotify(false, daemon.SdNotifyReady)
 		},

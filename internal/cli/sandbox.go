@@ -78,11 +78,11 @@ func storePath(flag string) []string {
 	return []string{flag}
 }
 
-// What a channel needs of descriptors, with some clients: its event channel, spool,
-// pipes and socket, and what is kept of them for the next daemon; and what the
-// daemon needs itself.
+// What a channel needs of descriptors: its event channel (two on an embedded host) and
+// its socket, with clients two pipes, and one for each client of which there are some; and
+// what the daemon needs itself.
 const (
-	filesPerChannel = 24
+	filesPerChannel = 8
 	filesOfDaemon   = 112
 )
 

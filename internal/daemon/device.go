@@ -28,6 +28,7 @@ type device struct {
 	log      *slog.Logger
 
 	poke        chan struct{} // capacity 1: the nodes have changed
+	nudge       chan struct{} // capacity 1: taken by a device that serves and goes round
 	settled     chan struct{} // closed when the device is first served, or is not ours
 	settledOnce sync.Once
 
@@ -37,6 +38,7 @@ type device struct {
 	keep     *keep
 	pipes    *pipes
 	out      outlet
+	telling  losses
 	gone     atomic.Bool // the channel is no more: nothing of it is to stay
 	fence    fence
 
@@ -63,6 +65,7 @@ func newDevice(d *Daemon, dir string, dom xen.DomID, devid int) *device {
 		frontend: fmt.Sprintf("/local/domain/%v/device/console/%d", dom, devid),
 		log:      limited(d.Log).With("domid", dom, "devid", devid),
 		poke:     make(chan struct{}, 1),
+		nudge:    make(chan struct{}, 1),
 		settled:  make(chan struct{}),
 		attached: make(chan struct{}),
 		fence:    fence{refit: make(chan struct{})},
@@ -211,7 +214,9 @@ func (d *device) serve(ctx context.Context) error {
 	}
 	d.pipes = openPipes(d.spool.Log, d.keep.take(keptIn), d.keep.take(keptOut), d.keep)
 	defer d.pipes.close()
-	d.out = outlet{tap: tap{d.spool.Log, &d.observers}, pipes: d.pipes}
+	clients, stop := context.WithCancel(ctx)
+	defer stop()
+	d.out = outlet{tap: tap{d.spool.Log, &d.observers}, pipes: d.pipes, lost: func() { d.lost(clients.Done()) }}
 	d.readRules(ctx) // before anybody can connect
 	if rules, _ := d.fence.get(); rules != nil {
 		d.unkeep(false) // an earlier daemon may have had none
@@ -223,14 +228,11 @@ func (d *device) serve(ctx context.Context) error {
 	backend := console.NewBackend(console.Backend{
 		Store: d.daemon.Store, Hypervisor: d.daemon.Hypervisor,
 		Path: d.dir, Frontend: d.frontend, DomID: d.dom, Instance: d.instance,
-		Sink: &d.out, Source: d.spool.Inbox(), Attached: d.attach, Detached: d.detach, Look: d.poke, Log: d.log,
-		Settled: func() { d.settleBoth(&d.looked) },
+		Sink: &d.out, Source: d.spool.Inbox(), Attached: d.attach, Detached: d.detach, Look: d.poke, Nudge: d.nudge, Log: d.log,
+		Settled: func() { d.settleBoth(&d.looked) }, Note: channel.GuestNode, Noted: d.noted,
 	})
-	clients, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { d.serveEndpoint(clients) })
-	wg.Go(func() { d.tellLosses(clients.Done()) })
-	wg.Go(func() { d.followGuest(clients) })
 	wg.Go(func() { d.followRules(clients) })
 	err = backend.Run(ctx)
 	if errors.Is(err, console.ErrReplaced) {
@@ -245,6 +247,8 @@ func (d *device) serve(ctx context.Context) error {
 	}
 	stop()
 	wg.Wait()
+	d.telling.wg.Wait()
+	d.tellLosses()
 	d.reader.Lock() // for good: what the spool is in goes
 	if d.gone.Load() {
 		d.keep.dropAll()

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/xenchan/xenchan/channel"
@@ -154,22 +155,31 @@ func (d *device) waiting() *int {
 	return &n
 }
 
-// tellLosses tells of the bytes that a full spool drops, until stop is closed
-// and once more then. It never stands in the way of the one who drops them.
-func (d *device) tellLosses(stop <-chan struct{}) {
-	for over := false; !over; {
+// losses tells of the bytes that a full spool drops, soon after some were. It never
+// stands in the way of the one who drops them.
+type losses struct {
+	soon atomic.Bool // they are about to be told
+	wg   sync.WaitGroup
+}
+
+// lost has somebody tell of losses, a little later, or at once when stop is closed.
+func (d *device) lost(stop <-chan struct{}) {
+	if d.telling.soon.Swap(true) {
+		return
+	}
+	d.telling.wg.Go(func() {
 		select {
-		case <-d.spool.Losses():
-			select {
-			case <-time.After(lossPause): // more of the same is likely
-			case <-stop:
-			}
+		case <-time.After(lossPause): // more of the same is likely
 		case <-stop:
-			over = true
 		}
-		for _, l := range d.spool.TakeLosses() {
-			d.tellLoss(l)
-		}
+		d.telling.soon.Store(false)
+		d.tellLosses()
+	})
+}
+
+func (d *device) tellLosses() {
+	for _, l := range d.spool.TakeLosses() {
+		d.tellLoss(l)
 	}
 }
 

@@ -16,12 +16,26 @@ type outlet struct {
 	tap
 	pipes *pipes
 
+	// lost is called when bytes were dropped; it must not block.
+	lost func()
+
 	mu     sync.Mutex      // held from the load of a pipe to what follows from it
 	client endpoint.Client // who is served; nil if nobody is; guarded by mu
 }
 
 // errClient says that a client takes no more.
 var errClient = errors.New("the client has left")
+
+// Append is [tap.Append].
+func (o *outlet) Append(p []byte, at uint32) int {
+	n := o.tap.Append(p, at)
+	select {
+	case <-o.Losses():
+		o.lost()
+	default:
+	}
+	return n
+}
 
 func (o *outlet) serve(c endpoint.Client) {
 	o.mu.Lock()

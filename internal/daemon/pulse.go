@@ -57,11 +57,11 @@ func (d *Daemon) roundTrip(ctx context.Context) error {
 	all := d.snapshot()
 	for _, dev := range all {
 		if _, serving := dev.status(); serving {
-			dev.look()
+			poke(dev.nudge)
 		}
 	}
 	for _, dev := range all {
-		for d.has(dev) && len(dev.poke) > 0 {
+		for d.has(dev) && len(dev.nudge) > 0 {
 			select {
 			case <-time.After(5 * time.Millisecond):
 			case <-ctx.Done():

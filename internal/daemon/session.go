@@ -97,10 +97,10 @@ func (s *server) run(ctx context.Context) {
 
 // next waits for a client: those that an earlier daemon had are the first.
 func (s *server) next(ctx context.Context) (*visit, error) {
-	if err := s.dev.pipes.ensure(); err != nil {
-		return nil, err
-	}
 	for len(s.earlier) > 0 {
+		if err := s.dev.pipes.ensure(); err != nil {
+			return nil, err
+		}
 		what := s.earlier[0]
 		s.earlier = s.earlier[1:]
 		if h := s.dev.keep.take(what); h != nil {
@@ -114,6 +114,10 @@ func (s *server) next(ctx context.Context) (*visit, error) {
 	}
 	client, err := s.ep.Accept(ctx)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.awaitPipes(ctx); err != nil {
+		_ = client.Close()
 		return nil, err
 	}
 	v := &visit{}
@@ -130,6 +134,23 @@ func (s *server) next(ctx context.Context) (*visit, error) {
 		s.dev.keep.putOne(v.kept, h, err) // before any byte of it moves
 	}
 	return v, nil
+}
+
+// awaitPipes makes the pipes for the first client. Where there are no descriptors for
+// them, the client waits.
+func (s *server) awaitPipes(ctx context.Context) error {
+	for {
+		err := s.dev.pipes.ensure()
+		if err == nil {
+			return nil
+		}
+		s.dev.log.Warn("no pipes for a client yet", "error", err)
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // serve returns when the client has left; what it sent may still be on its way.

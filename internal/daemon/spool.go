@@ -130,7 +130,7 @@ const (
 )
 
 // leaveRoom says why a spool may not grow by n bytes.
-func leaveRoom(in *sys.Handle, n int64) error {
+func leaveRoom(in *sys.Dir, n int64) error {
 	if n <= always {
 		return nil
 	}
@@ -156,13 +156,21 @@ func (s *spools) openFile(name, label string, size int, policy spool.Overflow, l
 	if err != nil {
 		return spoolFile{}, errors.Join(err, h.Close())
 	}
+	// The file's own descriptor is not needed any more, but on old kernels.
+	populate, discard := m.Populate, m.Discard
+	if errors.Is(populate(0, 1), syscall.EINVAL) {
+		populate = func(off, n int) error { return h.Allocate(int64(off), int64(n)) }
+		discard = func(off, n int) error { return h.Punch(int64(off), int64(n)) }
+	} else if err := h.Close(); err != nil {
+		return spoolFile{}, errors.Join(err, m.Close())
+	}
 	var warned time.Time // the log calls Reserve once at a time
 	memory := spool.Memory{
 		Bytes: m.Bytes(),
 		Reserve: func(off, n int) error {
-			err := leaveRoom(h, int64(n))
+			err := leaveRoom(s.dir, int64(n))
 			if err == nil {
-				err = h.Allocate(int64(off), int64(n))
+				err = populate(off, n)
 			}
 			if err != nil && time.Since(warned) > time.Minute {
 				warned = time.Now()
@@ -170,7 +178,7 @@ func (s *spools) openFile(name, label string, size int, policy spool.Overflow, l
 			}
 			return err
 		},
-		Release: func(off, n int) { _ = h.Punch(int64(off), int64(n)) }, // to be kind to others
+		Release: func(off, n int) { _ = discard(off, n) }, // to be kind to others
 	}
 	l, err := spool.Open(memory, size, policy, label)
 	resumed := err == nil

@@ -62,13 +62,11 @@ func (h *Handle) Allocate(off, n int64) error {
 	return h.fallocate(0, off, n)
 }
 
-// Space is how many bytes are free for this user in the file's file system, and how
-// many it has; both are 0 where it does not say.
-func (h *Handle) Space() (free, all int64, err error) {
+// Space is how many bytes are free for this user in the directory's file system, and
+// how many it has; both are 0 where it does not say.
+func (d *Dir) Space() (free, all int64, err error) {
 	var st unix.Statfs_t
-	err = h.use(func(fd int) error {
-		return os.NewSyscallError("fstatfs", retry(func() error { return unix.Fstatfs(fd, &st) }))
-	})
+	err = os.NewSyscallError("fstatfs", retry(func() error { return unix.Fstatfs(d.fd, &st) }))
 	return int64(st.Bavail) * st.Bsize, int64(st.Blocks) * st.Bsize, err
 }
 

@@ -1,6 +1,7 @@
 package sys
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -85,6 +86,40 @@ func mapOne(e Extent) (*Mapping, error) {
 
 // Bytes is the memory. Touching it after Close ends the process with a fault.
 func (m *Mapping) Bytes() []byte { return m.view }
+
+// Populate sees to it that a part of the memory is there: writing to it cannot fail
+// then, which would end the process. It fails with ENOSPC where the file's file system
+// has no room, and with EINVAL on a kernel before Linux 5.14. Both numbers are
+// multiples of the kernel's page size, or are made that by taking in more.
+func (m *Mapping) Populate(off, n int) error {
+	err := m.advise(off, n, unix.MADV_POPULATE_WRITE)
+	if errors.Is(err, unix.EFAULT) {
+		err = os.NewSyscallError("madvise", unix.ENOSPC)
+	}
+	return err
+}
+
+// Discard gives back the place of a part of the memory in its file, which is zeros
+// then. Whole pages of the kernel go.
+func (m *Mapping) Discard(off, n int) error {
+	page := os.Getpagesize()
+	from, to := (off+page-1)/page*page, (off+n)/page*page
+	if from >= to {
+		return nil
+	}
+	return m.advise(from, to-from, unix.MADV_REMOVE)
+}
+
+func (m *Mapping) advise(off, n, advice int) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	page := os.Getpagesize()
+	from := off / page * page
+	if off < 0 || n <= 0 || off+n > len(m.whole) {
+		return os.NewSyscallError("madvise", unix.EINVAL)
+	}
+	return os.NewSyscallError("madvise", retry(func() error { return unix.Madvise(m.whole[from:off+n], advice) }))
+}
 
 // Close unmaps the memory. Closing twice is harmless.
 func (m *Mapping) Close() error {

@@ -321,3 +321,49 @@ func TestHasACL(t *testing.T) {
 		t.Errorf("no file: %v", err)
 	}
 }
+
+// What is populated has its place in the file, and what is discarded has not.
+func TestMapping_populateDiscard(t *testing.T) {
+	page := os.Getpagesize()
+	h, err := NewMemfd("test", int64(16*page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	m, err := Map(Extent{File: h, Len: 16 * page})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	f, err := h.File("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	pages := func() int {
+		info, err := f.Stat()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return int(info.Sys().(*syscall.Stat_t).Blocks) * 512 / page
+	}
+	if err := m.Populate(page+1, 2*page); err != nil { // in three pages
+		t.Fatal(err)
+	}
+	if n := pages(); n != 3 {
+		t.Errorf("the file has %d pages, want 3", n)
+	}
+	m.Bytes()[2*page] = 7
+	if err := m.Discard(2*page-1, page+1); err != nil { // one whole page
+		t.Fatal(err)
+	}
+	if n := pages(); n != 2 || m.Bytes()[2*page-1] != 0 {
+		t.Errorf("the file has %d pages, want 2", n)
+	}
+	if m.Bytes()[2*page] != 0 {
+		t.Error("what was discarded is still there")
+	}
+	if m.Populate(15*page, 2*page) == nil || m.Populate(-1, 1) == nil {
+		t.Error("populates what is beyond the memory")
+	}
+}
