@@ -27,7 +27,8 @@ const back = 100 * time.Millisecond
 // says right after it has come on each of eight channels. That a busy machine lets
 // processes wait is not the daemon's doing. So a program that does nothing is started
 // before each kill, and where that takes long, the daemon, which needs five times its
-// processor time, may take eight times as long.
+// processor time, may take eight times as long. And as even that does not see every
+// burst of somebody else's work, a hundred kills that took too long are tried again, twice.
 func TestDaemon_isBackSoon(t *testing.T) {
 	var domains []sim.Domain
 	for _, name := range []string{"web", "db"} {
@@ -54,18 +55,13 @@ func TestDaemon_isBackSoon(t *testing.T) {
 			all = append(all, e)
 		}
 	}
-	command := xenchan(t)
-	var took, idle []time.Duration
-	pid := 0
-	for range 100 {
-		h.eventually("another daemon", func() bool { now := h.pid("daemon"); return now != pid && runs(now) })
-		pid = h.pid("daemon")
+	killed := 0
+	once := func() (took time.Duration) {
+		h.eventually("another daemon", func() bool { now := h.pid("daemon"); return now != killed && runs(now) })
+		killed = h.pid("daemon")
 		time.Sleep(110 * time.Millisecond) // it has settled, as one that runs for months has
 		begin := time.Now()
-		h.check(exec.Command(command, "version").Run())
-		idle = append(idle, time.Since(begin))
-		begin = time.Now()
-		h.check(syscall.Kill(pid, syscall.SIGKILL))
+		h.check(syscall.Kill(killed, syscall.SIGKILL))
 		for _, e := range all {
 			_, err := io.WriteString(e.guest, "?")
 			h.check(err)
@@ -74,25 +70,50 @@ func TestDaemon_isBackSoon(t *testing.T) {
 			_, err := io.ReadFull(e.host, make([]byte, 1))
 			h.check(err)
 		}
-		took = append(took, time.Since(begin))
+		return time.Since(begin)
 	}
-	slices.Sort(took)
-	slices.Sort(idle)
-	say := func(all []time.Duration) string {
-		return fmt.Sprintf("median %v, p99 %v, max %v of %d", all[len(all)/2], all[len(all)*99/100-1], all[len(all)-1], len(all))
+	command := xenchan(t)
+	for try := 1; ; try++ {
+		var took, idle []time.Duration
+		for range 100 {
+			begin := time.Now()
+			h.check(exec.Command(command, "version").Run())
+			idle = append(idle, time.Since(begin))
+			took = append(took, once())
+		}
+		slices.Sort(took)
+		slices.Sort(idle)
+		t.Logf("from the kill to a byte on each of %d channels: %v; to start a program that does nothing: %v", len(all), times(took), times(idle))
+		late := times(took).late(idle)
+		if late == "" {
+			return
+		}
+		if try == 3 {
+			t.Errorf("a daemon is to be back in %v: %s", back, late)
+			return
+		}
 	}
-	t.Logf("from the kill to a byte on each of %d channels: %s; to start a program that does nothing: %s", len(all), say(took), say(idle))
-	bound := func(i int) time.Duration {
+}
+
+// times are sorted.
+type times []time.Duration
+
+func (t times) String() string {
+	return fmt.Sprintf("median %v, p99 %v, max %v of %d", t[len(t)/2], t[len(t)*99/100-1], t[len(t)-1], len(t))
+}
+
+// late says what is too late beside a program that does nothing.
+func (t times) late(idle times) string {
+	for _, i := range []int{len(t) / 2, len(t)*99/100 - 1} {
+		bound := max(back, 8*idle[i])
 		if raceEnabled { // which makes everything slower than it is, and differently
-			return 10 * back
+			bound *= 10
 		}
-		return max(back, 8*idle[i])
-	}
-	for _, i := range []int{len(took) / 2, len(took)*99/100 - 1} {
-		if took[i] > bound(i) {
-			t.Errorf("a daemon is to be back in %v: it took %v, and %v or less in %d of %d cases", back, took[i], took[i], i+1, len(took))
+		if t[i] > bound {
+			return fmt.Sprintf("it took %v or less in %d of %d cases, %v is allowed", t[i], i+1, len(t), bound)
 		}
 	}
+	return ""
 }
 
 // Nobody outside notices a restart: the socket, the terminal and who waits for his
