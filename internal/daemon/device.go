@@ -68,7 +68,7 @@ func newDevice(d *Daemon, dir string, dom xen.DomID, devid int) *device {
 		nudge:    make(chan struct{}, 1),
 		settled:  make(chan struct{}),
 		attached: make(chan struct{}),
-		fence:    fence{refit: make(chan struct{})},
+		fence:    newFence(),
 	}
 }
 

@@ -40,7 +40,7 @@ func (d *device) serveEndpoint(ctx context.Context) {
 		d.log.Error("no endpoint yet", "error", err, "again_in", wait)
 		select {
 		case <-time.After(wait):
-		case <-refit:
+		case <-refit.Done():
 		case <-ctx.Done():
 			return
 		}
@@ -49,7 +49,7 @@ func (d *device) serveEndpoint(ctx context.Context) {
 
 // serveOnce returns when the context ends, when the channel gets a firewall or loses
 // it, or with the reason why clients cannot be served.
-func (d *device) serveOnce(ctx context.Context, refit <-chan struct{}) error {
+func (d *device) serveOnce(ctx context.Context, refit context.Context) error {
 	if err := d.checkFence(); err != nil {
 		return err
 	}
@@ -67,13 +67,8 @@ func (d *device) serveOnce(ctx context.Context, refit <-chan struct{}) error {
 	if d.spec.Connection == channel.PTY {
 		wg.Go(func() { d.keepTTY(ctx, ep.Path()) })
 	}
-	wg.Go(func() {
-		select {
-		case <-refit:
-			stop(errRefit)
-		case <-ctx.Done():
-		}
-	})
+	forget := context.AfterFunc(refit, func() { stop(errRefit) })
+	defer forget()
 	newServer(d, ep).run(ctx)
 	return context.Cause(ctx)
 }

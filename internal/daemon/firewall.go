@@ -34,9 +34,15 @@ var errRefit = errors.New("the agent firewall of the channel has changed")
 type fence struct {
 	mu     sync.Mutex
 	rules  *firewall.Rules // nil: there is none for this channel; guarded by mu
-	refit  chan struct{}   // closed when there is one and was none, or the other way; guarded by mu
+	refit  context.Context // ends when there is one and was none, or the other way; guarded by mu
+	change func()          // ends refit; guarded by mu
 	domain string          // its name; guarded by mu
 	uuid   string          // guarded by mu
+}
+
+func newFence() fence {
+	refit, change := context.WithCancel(context.Background())
+	return fence{refit: refit, change: change}
 }
 
 func (f *fence) identity() (domain, uuid string) {
@@ -45,7 +51,7 @@ func (f *fence) identity() (domain, uuid string) {
 	return f.domain, f.uuid
 }
 
-func (f *fence) get() (*firewall.Rules, <-chan struct{}) {
+func (f *fence) get() (*firewall.Rules, context.Context) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.rules, f.refit
@@ -55,8 +61,8 @@ func (f *fence) put(domain, uuid string, r *firewall.Rules) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if (r == nil) != (f.rules == nil) {
-		close(f.refit)
-		f.refit = make(chan struct{})
+		f.change()
+		f.refit, f.change = context.WithCancel(context.Background())
 	}
 	f.domain, f.uuid, f.rules = domain, uuid, r
 }

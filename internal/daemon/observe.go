@@ -48,7 +48,7 @@ func (d *Daemon) serveObserver(w http.ResponseWriter, r *http.Request, dev *devi
 	for {
 		select {
 		case <-x.ready:
-		case <-refit:
+		case <-refit.Done():
 			return
 		case <-r.Context().Done():
 			return
