@@ -11,6 +11,7 @@ DEBS := xenstore-utils qemu-guest-agent socat gcc libc6-dev qemu-system-x86 xz-u
   python3-requests python3-serial python3-configobj python3-yaml spice-vdagent xvfb xclip
 
 # Installed, it would configure the machine that the tests run on.
+DOWNLOAD := apt-get -q -o APT::Sandbox::User=root download
 CLOUD_INIT := .cache/cloud-init/usr/bin/cloud-init
 
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
@@ -45,7 +46,7 @@ deps: debs $(CLOUD_INIT)
 # cloud-init is unpacked below .cache; what it needs of Python is installed.
 $(CLOUD_INIT): | debs
 	rm -rf .cache/cloud-init.new && mkdir -p .cache/cloud-init.new
-	cd .cache/cloud-init.new && apt-get -q -o APT::Sandbox::User=root download cloud-init && dpkg-deb -x cloud-init_*.deb . && rm cloud-init_*.deb
+	cd .cache/cloud-init.new && { $(DOWNLOAD) cloud-init || { apt-get -q update && $(DOWNLOAD) cloud-init; }; } && dpkg-deb -x cloud-init_*.deb . && rm cloud-init_*.deb
 	rm -rf .cache/cloud-init && mv .cache/cloud-init.new .cache/cloud-init && touch $@
 
 # debs installs Debian packages that are missing; anybody but root is told which.

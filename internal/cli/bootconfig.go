@@ -82,7 +82,7 @@ a receipt kept; from then on there is no such key for the guest.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&files.userData, "user-data", "", "`FILE` for cloud-init: cloud-config, a script, …")
+	f.StringVar(&files.userData, "user-data", "", "`FILE` for cloud-init, such as cloud-config or a script")
 	f.StringVar(&files.metaData, "meta-data", "", "`FILE` with instance-id, local-hostname, public-keys, in YAML or JSON")
 	f.StringVar(&files.vendorData, "vendor-data", "", "`FILE` like user-data, which user-data overrides")
 	f.StringVar(&files.network, "network-config", "", "`FILE` for a NoCloud seed: the guest's network")
