@@ -143,8 +143,10 @@ func (a *app) execute(ctx context.Context, args []string) error {
 }
 
 func (a *app) commands() []command {
-	return []command{a.listCommand(), a.waitCommand(), a.openCommand(), a.runCommand(), a.setupCommand(),
-		a.configFetchCommand(), a.configGetCommand(), a.configDoneCommand(), a.completionCommand(), a.versionCommand()}
+	return []command{
+		a.listCommand(), a.waitCommand(), a.openCommand(), a.runCommand(), a.setupCommand(),
+		a.configFetchCommand(), a.configGetCommand(), a.configDoneCommand(), a.completionCommand(), a.versionCommand(),
+	}
 }
 
 func (a *app) help() {
