@@ -31,12 +31,13 @@ func (d *device) serveEndpoint(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		d.setEndpoint(nil, err)
 		if errors.Is(err, errRefit) {
+			d.setEndpoint(nil, nil)
 			d.log.Info("clients have to come again", "why", err)
 			wait = time.Second / 2
 			continue
 		}
+		d.setEndpoint(nil, err)
 		d.log.Error("no endpoint yet", "error", err, "again_in", wait)
 		select {
 		case <-time.After(wait):

@@ -49,9 +49,13 @@ func (d *Daemon) serveObserver(w http.ResponseWriter, r *http.Request, dev *devi
 		select {
 		case <-x.ready:
 		case <-refit.Done():
-			return
 		case <-r.Context().Done():
 			return
+		}
+		select {
+		case <-refit.Done(): // what it would get now may be for who has asked
+			return
+		default:
 		}
 		at, data, end, ended := dev.observers.take(x)
 		pieces := []Observed{{Channel: dev.spec.Name + " " + dev.instance, At: at, Data: data}}
