@@ -26,7 +26,7 @@ const libxlUserData = "/var/lib/xen"
 
 // firewallPoll is how often a device model looks whether the rules have changed:
 // libxl's SIGHUP tells it something else.
-const firewallPoll = 10 * time.Second
+const firewallPoll = 3 * time.Second
 
 const deviceModelHelp = `xenchan-dm stands in for the QEMU that libxl starts for a PV or PVH domain because
 of its channels. It is not for people to run: xl starts it, when a domain's
