@@ -130,7 +130,7 @@ func (c *Conn) open() (*os.File, error) {
 		}
 		link, err := os.Lstat(path)
 		if err == nil && !sameLink(used, link) {
-			if tty, err = openTTY(path, true); err == nil {
+			if tty, err = openTTY(path); err == nil {
 				return c.use(tty, link)
 			}
 		}
@@ -176,10 +176,10 @@ func gone(err error) bool {
 }
 
 // openTTY opens a terminal. Where a Holder has it open, it is raw already.
-func openTTY(path string, raw bool) (*os.File, error) {
+func openTTY(path string) (*os.File, error) {
 	tty, err := os.OpenFile(path, os.O_RDWR|syscall.O_NOCTTY|syscall.O_NONBLOCK, 0)
-	if err != nil || !raw {
-		return tty, err
+	if err != nil {
+		return nil, err
 	}
 	if err := makeRaw(tty); err != nil {
 		_ = tty.Close()

@@ -335,20 +335,15 @@ func (h *Holder) take(n int, raw bool) bool {
 	if h.up && h.lingers(n) {
 		return false
 	}
-	file, err := openTTY(h.ttyPath(n), raw)
+	t, err := holdTTY(h.ttyPath(n), raw, h.wakeUp)
 	if err != nil {
 		if !gone(err) && h.said[n] != err.Error() {
 			h.said[n] = err.Error()
-			h.Log.Warn("terminal not opened", "error", err)
+			h.Log.Warn("terminal not held", "error", err)
 		}
 		return false
 	}
 	delete(h.said, n)
-	t, err := newTerminal(file, h.wakeUp)
-	if err != nil {
-		h.Log.Warn("terminal not held", "error", err)
-		return false
-	}
 	h.held[n] = t
 	return true
 }

@@ -1,29 +1,41 @@
 package guest
 
 import (
+	"errors"
 	"os"
 	"syscall"
 
 	"github.com/xenchan/xenchan/internal/sys"
 )
 
-// terminal is one that is kept open. Its goroutine ends with it.
+// terminal is one that is kept open. Its goroutine ends with it, and wakes for nothing
+// but its end: not for what goes over it to and from others.
 type terminal struct {
-	file *os.File
-	rc   syscall.RawConn
-	done chan struct{}
+	file   *os.File
+	rc     syscall.RawConn
+	hangup *sys.Hangup
+	done   chan struct{}
 }
 
-func newTerminal(file *os.File, changed func()) (*terminal, error) {
-	rc, err := file.SyscallConn()
+// holdTTY opens a terminal to keep it.
+func holdTTY(path string, raw bool, changed func()) (*terminal, error) {
+	file, err := sys.OpenUnpolled(path)
 	if err != nil {
-		_ = file.Close()
 		return nil, err
 	}
-	t := &terminal{file: file, rc: rc, done: make(chan struct{})}
+	t := &terminal{file: file, done: make(chan struct{})}
+	if t.rc, err = file.SyscallConn(); err == nil && raw {
+		err = makeRaw(file)
+	}
+	if err == nil {
+		t.hangup, err = sys.WatchHangup(t.rc)
+	}
+	if err != nil {
+		return nil, errors.Join(&os.PathError{Op: "hold", Path: path, Err: err}, file.Close())
+	}
 	go func() {
 		defer close(t.done)
-		_ = sys.WaitHangup(rc) // fails when it is closed
+		_ = t.hangup.Wait() // fails when it is closed
 		changed()
 	}()
 	return t, nil
@@ -35,6 +47,7 @@ func (t *terminal) hungUp() bool {
 }
 
 func (t *terminal) close() {
-	_ = t.file.Close()
+	_ = t.hangup.Close()
 	<-t.done
+	_ = t.file.Close()
 }
