@@ -23,7 +23,7 @@ const (
 )
 
 // terminal is one /dev/hvcN: a pseudo-terminal under the channel's name, whose
-// other side is the driver. Three goroutines at most, joined by close.
+// other side is the driver. Four goroutines at most, joined by close.
 type terminal struct {
 	guest *guest
 	link  string
@@ -32,6 +32,7 @@ type terminal struct {
 	conn  *console.Conn
 	stop  context.CancelFunc
 	wg    sync.WaitGroup
+	says  chan channel.GuestState // capacity 1: who has it, not published yet
 }
 
 func (g *guest) openTerminal(link, dir string, conn *console.Conn) (*terminal, error) {
@@ -51,9 +52,10 @@ func (g *guest) openTerminal(link, dir string, conn *console.Conn) (*terminal, e
 		return nil, errors.Join(err, ep.Close())
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	t := &terminal{guest: g, link: link, dir: dir, ep: ep, conn: conn, stop: stop}
+	t := &terminal{guest: g, link: link, dir: dir, ep: ep, conn: conn, stop: stop, says: make(chan channel.GuestState, 1)}
 	g.ttys++
 	t.wg.Go(func() { t.run(ctx) })
+	t.wg.Go(func() { t.publish(ctx) })
 	return t, nil
 }
 
@@ -72,12 +74,12 @@ func (t *terminal) close() {
 // run serves the terminal each time somebody opens it.
 func (t *terminal) run(ctx context.Context) {
 	for ctx.Err() == nil {
-		t.publish(ctx, channel.GuestClosed)
+		t.say(channel.GuestClosed)
 		tty, err := t.ep.Accept(ctx)
 		if err != nil {
 			return
 		}
-		t.publish(ctx, channel.GuestOpen)
+		t.say(channel.GuestOpen)
 		t.conn.SetReadDeadline(time.Time{})
 		var wg sync.WaitGroup
 		wg.Go(func() { t.input(tty) })
@@ -90,10 +92,26 @@ func (t *terminal) run(ctx context.Context) {
 	}
 }
 
-// publish tells the host who has the terminal, as xenchan-guest does.
-func (t *terminal) publish(ctx context.Context, state channel.GuestState) {
-	if err := helper.Publish(ctx, t.guest.Store, t.dir, state); err != nil && ctx.Err() == nil {
-		t.guest.Log.Warn("the host does not learn who has the terminal", "path", t.link, "error", err)
+// say has the host told who has the terminal, as xenchan-guest does.
+func (t *terminal) say(state channel.GuestState) {
+	select {
+	case <-t.says: // it was too slow for that
+	default:
+	}
+	t.says <- state
+}
+
+// publish tells the host what is said, and holds up nothing else.
+func (t *terminal) publish(ctx context.Context) {
+	for {
+		select {
+		case state := <-t.says:
+			if err := helper.Publish(ctx, t.guest.Store, t.dir, state); err != nil && ctx.Err() == nil {
+				t.guest.Log.Warn("the host does not learn who has the terminal", "path", t.link, "error", err)
+			}
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
