@@ -93,7 +93,9 @@ func (r *report) judge() {
 	ratio := func(of, to string) float64 { return r.values[of] / r.values[to] }
 	most := fmt.Sprintf("channels-%d/", r.most)
 	row := func(name, want string, value float64, met bool) {
-		r.Targets = append(r.Targets, target{name, want, value, met && !math.IsNaN(value)})
+		if !math.IsNaN(value) && !math.IsInf(value, 0) { // else it was not measured
+			r.Targets = append(r.Targets, target{name, want, value, met})
+		}
 	}
 	atLeast := func(name string, value, least float64) {
 		row(name, fmt.Sprintf("≥ %g", least), value, value >= least)
