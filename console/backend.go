@@ -222,8 +222,10 @@ func (b *Backend) see(ctx context.Context) (view xenbus.BackendView, now offer, 
 		b.noticed()
 		view, now = xenbus.BackendView{Attached: b.conn != nil}, offer{}
 		r := xenstore.NewValues(ctx, tx)
-		wanted := []string{b.Path + "/frontend", b.Path + "/online", b.Path + "/instance", b.Path + "/state",
-			b.Frontend + "/ring-ref", b.Frontend + "/port", b.Frontend + "/state"}
+		wanted := []string{
+			b.Path + "/frontend", b.Path + "/online", b.Path + "/instance", b.Path + "/state",
+			b.Frontend + "/ring-ref", b.Frontend + "/port", b.Frontend + "/state",
+		}
 		if b.Noted != nil {
 			wanted = append(wanted, b.Frontend+"/"+b.Note)
 		}

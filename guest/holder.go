@@ -124,8 +124,10 @@ func Hold(ctx context.Context, c Config, ready func()) error {
 }
 
 func newHolder(ctx context.Context, c Config) (h *Holder, unlock func() error, err error) {
-	h = &Holder{Config: c, held: make(map[int]*terminal), since: make(map[int]time.Time),
-		said: make(map[int]string), released: make(map[string]time.Time), wake: make(chan struct{}, 1)}
+	h = &Holder{
+		Config: c, held: make(map[int]*terminal), since: make(map[int]time.Time),
+		said: make(map[int]string), released: make(map[string]time.Time), wake: make(chan struct{}, 1),
+	}
 	for at, otherwise := range map[*string]string{&h.Dir: Dir, &h.sysfs: driverDir, &h.dev: "/dev", &h.run: "/run/xenchan-guest"} {
 		if *at == "" {
 			*at = otherwise

@@ -41,7 +41,7 @@ func ReadDir(dir string) (*Set, error) {
 // Closed is the set of a directory that cannot be read.
 func Closed(dir string) *Set { return &Set{closed: []closed{{file: dir}}} }
 
-// ReportPath, of a daemon's status socket, is a [Report]. Posted to, it puts the files
+// ReportPath is where a daemon's status socket has a [Report]. Posted to, it puts the files
 // in force as they are now, unless something is wrong with them.
 const ReportPath = "/v1/firewall"
 

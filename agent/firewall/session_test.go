@@ -70,18 +70,25 @@ func TestSession(t *testing.T) {
 	}{
 		{"as it is", []string{"c" + sync, ">" + sync, "g" + synced, "<" + synced, "c" + ping, ">" + ping, "g" + done, "<" + done}, "1 guest-ping true f:4|1 guest-ping ok"},
 		{"denied", []string{"c" + sync + exec, ">" + sync, "g" + synced, "<" + synced + denied}, "1 guest-exec false f:1"},
-		{"denied behind one that waits", []string{"c" + sync, ">" + sync, "g" + synced, "<" + synced, "c" + ping + exec + get, ">" + ping + get, "g" + done, "<" + done + denied, "g" + refused, "<" + refused},
-			"1 guest-ping true f:4|2 guest-exec false f:1|3 guest-get-time true f:4|1 guest-ping ok|3 guest-get-time error"},
+		{
+			"denied behind one that waits",
+			[]string{"c" + sync, ">" + sync, "g" + synced, "<" + synced, "c" + ping + exec + get, ">" + ping + get, "g" + done, "<" + done + denied, "g" + refused, "<" + refused},
+			"1 guest-ping true f:4|2 guest-exec false f:1|3 guest-get-time true f:4|1 guest-ping ok|3 guest-get-time error",
+		},
 		{"client that does not sync", []string{"c" + ping, "><sync>" + ping, "g" + done, "c" + get, "><sync>" + get, "g\xff{\"return\": $}\n", "g" + done, "<" + done, "g" + done, "<" + done, "g" + done}, ""},
 		{"nobody has asked", []string{"g" + done + synced + "login: \n", "c" + sync, ">" + sync, "g" + done + "\xff{\"return\": 8}\n" + refused, "g" + synced, "<" + synced, "g" + synced + done}, ""},
 		{"gives up", []string{"c" + sync, ">" + sync, "g" + synced, "<" + synced, "c" + ping, ">" + ping, "c" + sync, ">" + sync, "g" + done, "g" + synced, "<" + synced}, "1 guest-ping true f:4|1 guest-ping unanswered"},
 		{"plain sync", []string{"c" + sync, ">" + sync, "g" + synced, "<" + synced, `c{"execute":"guest-sync","arguments":{"id":3}}` + "\n", `>{"execute":"guest-sync","arguments":{"id":3}}` + "\n", "g" + done, "g{\"return\": 3}\n", "<{\"return\": 3}\n"}, ""},
 		{"no reply", []string{"c" + sync, ">" + sync, "g" + synced, "<" + synced, "c" + down + ping, ">" + down + ping, "g" + done, "<" + done}, "1 guest-shutdown true f:4|2 guest-ping true f:4|1 guest-shutdown ok|2 guest-ping ok"},
 		{"a refusal of what has no reply", []string{"c" + sync, ">" + sync, "g" + synced, "<" + synced, "c" + down, ">" + down, "g" + refused, "<" + refused}, "1 guest-shutdown true f:4|1 guest-shutdown error"},
-		{"too long", []string{"c" + sync, ">" + sync, "g" + synced, "<" + synced, "c" + ping, ">" + ping, "g" + tooLong,
-			`<{"error":{"class":"GenericError","desc":"xenchan: the guest's reply to guest-ping has more than 4096 bytes (max_line of f:1)"}}` + "\n", "c" + ping, ">" + ping, "g" + done, "<" + done}, ""},
-		{"garbage from the guest", []string{"c" + sync, ">" + sync, "g" + synced, "<" + synced, "c" + ping, ">" + ping,
-			"g\n{\n{\"return\":1,\"error\":{}}\n{\"return\":1,\"return\":2}\n{\"Return\":1}\n[]\n{\"return\":\"\xc3\"}\n{\"return\":1}{}\n{\"error\":{\"class\":1,\"desc\":\"\"}}\n" + exec, "g" + done, "<" + done}, ""},
+		{"too long", []string{
+			"c" + sync, ">" + sync, "g" + synced, "<" + synced, "c" + ping, ">" + ping, "g" + tooLong,
+			`<{"error":{"class":"GenericError","desc":"xenchan: the guest's reply to guest-ping has more than 4096 bytes (max_line of f:1)"}}` + "\n", "c" + ping, ">" + ping, "g" + done, "<" + done,
+		}, ""},
+		{"garbage from the guest", []string{
+			"c" + sync, ">" + sync, "g" + synced, "<" + synced, "c" + ping, ">" + ping,
+			"g\n{\n{\"return\":1,\"error\":{}}\n{\"return\":1,\"return\":2}\n{\"Return\":1}\n[]\n{\"return\":\"\xc3\"}\n{\"return\":1}{}\n{\"error\":{\"class\":1,\"desc\":\"\"}}\n" + exec, "g" + done, "<" + done,
+		}, ""},
 		{"cut anywhere", []string{"c" + sync[:9], "c" + sync[9:], ">" + sync, "g" + synced[:3], "g" + synced[3:], "<" + synced}, ""},
 		{"rubbish before a sentinel", []string{"c{\"execute\":\"guest-exec\"\xff\xff" + sync, ">" + sync}, ""},
 	} {
@@ -159,7 +166,7 @@ func TestSession_finish(t *testing.T) {
 	if got := ownSync.ReplaceAllString(string(guest), ""); got != `{"execute":"guest-ping"}` || err != nil {
 		t.Errorf("%q, %v", got, err)
 	}
-	k.Session.Close()
+	k.Close()
 	if want := []string{"1 guest-ping true f:4", "1 guest-ping unanswered"}; !slices.Equal(k.log, want) {
 		t.Error(k.log)
 	}

@@ -176,7 +176,7 @@ func (f *filtered) ReadInto(p *sys.Pipe, max int) (int, error) {
 		if f.ended != nil {
 			return 0, f.ended
 		}
-		n, err := f.Client.Read(f.buf)
+		n, err := f.Read(f.buf)
 		f.ended = err
 		if err := f.take(f.buf[:n], errors.Is(err, io.EOF)); err != nil {
 			f.log.Warn("agent client is closed", "error", err)
@@ -216,7 +216,7 @@ func (f *filtered) reply(p []byte) error {
 	if len(p) == 0 {
 		return nil
 	}
-	_, err := f.Client.Write(p)
+	_, err := f.Write(p)
 	return err
 }
 

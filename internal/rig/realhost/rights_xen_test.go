@@ -25,8 +25,10 @@ var xenstoreClients = map[string]string{
 // made in the same guest, also in the eyes of the guest.
 func TestRights(t *testing.T) {
 	startDaemon(t).ready()
-	g := xlguest.Start(t, xlguest.Config{Agent: true, Files: xenstoreClients,
-		Extra: `channel = [ "connection=pty,name=lost", "connection=socket,path=/run/stock.sock,name=org.example.stock.0" ]`})
+	g := xlguest.Start(t, xlguest.Config{
+		Agent: true, Files: xenstoreClients,
+		Extra: `channel = [ "connection=pty,name=lost", "connection=socket,path=/run/stock.sock,name=org.example.stock.0" ]`,
+	})
 	attach(t, g.Name(), "connection=socket,name=org.example.ours.0,mode=0660,owner=0,group=0,spool=65536,overflow=drop-oldest")
 	attach(t, g.Name(), "connection=pty,name=org.example.tty.0")
 	dom := g.DomID().String()
