@@ -18,6 +18,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 type options struct {
@@ -38,7 +39,7 @@ func main() {
 	flag.BoolVar(&o.quick, "quick", false, "a little of everything, in seconds")
 	hold := flag.Int("hold", 0, "serve so many channels until interrupted, for a look from outside")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var err error
 	if *role != "" {
