@@ -1,3 +1,10 @@
-// Package packaging holds no code but tests of what `make install` installs: the
-// unit and its companions, judged by systemd's own tools.
+// Package packaging holds what is installed beside the programs, and tests that judge
+// it by systemd's own tools.
 package packaging
+
+import "embed"
+
+// Guest is what `make install-guest` installs, for PREFIX=/usr.
+//
+//go:embed xenchan-guest.rules xenchan-guest.service xenchan-qemu-ga.service
+var Guest embed.FS

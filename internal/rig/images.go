@@ -28,6 +28,7 @@ const (
 	dom0File       = "dom0.cpio"
 	guestFile      = "guest.cpio"
 	agentFile      = "guest-ga.cpio"
+	systemdFile    = "guest-systemd.cpio"
 )
 
 // sourceKey names this version of the builder.
@@ -138,6 +139,9 @@ func makeImages(ctx context.Context, root, out string) error {
 	if err := makeAgentGuest(root, mods, filepath.Join(out, agentFile)); err != nil {
 		return err
 	}
+	if err := makeSystemdGuest(root, mods, filepath.Join(out, systemdFile)); err != nil {
+		return err
+	}
 	return makeDom0(root, mods, version, out)
 }
 
@@ -169,6 +173,55 @@ func makeAgentGuest(root, mods, file string) error {
 	return s.write(file)
 }
 
+// systemdUnits are those of Debian's systemd that a system with udev needs, and what
+// wants them there.
+var systemdUnits = map[string]string{
+	"multi-user.target": "", "basic.target": "", "sysinit.target": "", "sockets.target": "", "local-fs.target": "",
+	"local-fs-pre.target": "", "swap.target": "", "paths.target": "", "slices.target": "", "timers.target": "",
+	"getty.target": "multi-user.target", "serial-getty@.service": "", "shutdown.target": "", "umount.target": "",
+	"systemd-udevd.service": "sysinit.target", "systemd-udev-trigger.service": "sysinit.target",
+	"systemd-udevd-control.socket": "sockets.target", "systemd-udevd-kernel.socket": "sockets.target",
+}
+
+// rigService is the first process of other guests as a service.
+const rigService = `[Service]
+ExecStart=/init
+StandardInput=tty-force
+StandardOutput=tty
+TTYPath=/dev/console
+`
+
+// makeSystemdGuest makes the guest with systemd, udev and the guest agent of Debian.
+func makeSystemdGuest(root, mods, file string) error {
+	s, err := newStage(root, mods, "guest.sh")
+	if err != nil {
+		return err
+	}
+	const lib, etc = "usr/lib/systemd/", "etc/systemd/system/"
+	err = s.program(lib+"systemd", lib+"system-generators/systemd-getty-generator", "usr/bin/systemctl", "usr/bin/udevadm", "usr/sbin/qemu-ga")
+	if err != nil {
+		return err
+	}
+	s.tree.Symlink(lib+"systemd-udevd", "../../bin/udevadm")
+	for unit, wantedBy := range systemdUnits {
+		if err := s.put(lib + "system/" + unit); err != nil {
+			return err
+		}
+		if wantedBy != "" {
+			s.tree.Symlink(etc+wantedBy+".wants/"+unit, "/"+lib+"system/"+unit)
+		}
+	}
+	if err := s.putDir("lib/udev/rules.d"); err != nil {
+		return err
+	}
+	s.tree.File(etc+"rig.service", 0o644, []byte(rigService))
+	s.tree.Symlink(etc+"multi-user.target.wants/rig.service", "../rig.service")
+	s.tree.Symlink(etc+"default.target", "/"+lib+"system/multi-user.target")
+	s.tree.Symlink(etc+"serial-getty@hvc0.service", "/dev/null") // the console is the rig's
+	s.tree.File("etc/machine-id", 0o444, []byte("00000000000000000000000000000001\n"))
+	return s.write(file)
+}
+
 // makeDom0 makes dom0's root file system, which holds the guests' images.
 func makeDom0(root, mods, version, out string) error {
 	s, err := newStage(root, mods, "dom0.sh")
@@ -192,7 +245,7 @@ func makeDom0(root, mods, version, out string) error {
 	if err := s.putAs("boot/vmlinuz", "boot/vmlinuz-"+version); err != nil {
 		return err
 	}
-	for _, f := range []string{kernelFile, guestFile, agentFile} {
+	for _, f := range []string{kernelFile, guestFile, agentFile, systemdFile} {
 		s.tree.Copy("boot/"+f, filepath.Join(out, f))
 	}
 	return s.write(filepath.Join(out, dom0File))

@@ -20,13 +20,13 @@ const xenVersion = "4.17"
 // wanted are the Debian packages whose programs go into the images.
 var wanted = []string{
 	"xen-utils-" + xenVersion, "xen-hypervisor-" + xenVersion + "-amd64", "qemu-system-xen",
-	"qemu-guest-agent", "socat", "strace", "busybox-static",
+	"qemu-guest-agent", "socat", "strace", "busybox-static", "systemd", "udev",
 	"libvirt-daemon", "libvirt-daemon-driver-xen", "libvirt-clients",
 }
 
 // unneeded are dependencies of which no file goes into the images.
 var unneeded = regexp.MustCompile(`^(python3|perl|iso-codes|ipxe|usrmerge|debconf|libpython|libperl|dpkg|tar$|` +
-	`adduser|passwd|ucf|udev$|media-types|sensible|init-system|libfile-find|libnumber|libtext-glob)`)
+	`adduser|passwd|ucf|media-types|sensible|init-system|libfile-find|libnumber|libtext-glob)`)
 
 // hostTools are the programs that building and running need, with the Debian
 // package of each.

@@ -98,7 +98,7 @@ func (s *stage) putDir(dir string) error {
 const loader = "lib64/ld-linux-x86-64.so.2"
 
 // libDirs are searched for shared libraries, in this order.
-var libDirs = []string{"lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"}
+var libDirs = []string{"lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu/systemd"}
 
 // program adds programs together with the shared libraries that they need.
 func (s *stage) program(paths ...string) error {

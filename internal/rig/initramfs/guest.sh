@@ -1,17 +1,20 @@
 #!/bin/busybox sh
-# First process of the rig's guests: loads the modules of the image, says
+# First process of the rig's guests, or a service of systemd where that is: loads the modules of the image, says
 # "GUEST UP", then becomes /payload if the image has one, else carries out the
 # requests that package xlguest sends over the Xen console.
-/bin/busybox --install -s /usr/bin
+/bin/busybox --install -s /usr/bin 2>/dev/null
+[ $$ = 1 ] && [ -x /usr/lib/systemd/systemd ] && [ "$rig_init" != none ] && exec /usr/lib/systemd/systemd
 export PATH=/usr/sbin:/usr/bin HOME=/root TERM=dumb PS1= PS2=
 
 # What the kernel runs when xl asks it to shut down; busybox's own wants an init.
 printf '#!/bin/sh\nexec busybox poweroff -f\n' >/usr/sbin/poweroff
 chmod +x /usr/sbin/poweroff
 
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mount -t devtmpfs dev /dev
+if [ $$ = 1 ]; then
+	mount -t proc proc /proc
+	mount -t sysfs sysfs /sys
+	mount -t devtmpfs dev /dev
+fi
 mount -t tmpfs tmp /tmp
 if [ -e /modules/order ]; then
 	while read -r m; do insmod "/modules/$m.ko"; done </modules/order

@@ -4,11 +4,13 @@ package realhost
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -18,71 +20,159 @@ import (
 
 const agentName = "org.qemu.guest_agent.0"
 
-// copied is how much is copied into the guest and out of it: the agent's base64 and
-// the guest's terminal are slow under emulation.
-const copied = 192 << 10
-
-// The real guest agent in a stock guest does what xenchan asks of it, again after
-// its channel was taken away and plugged in again, up to the end of its guest.
-func TestAgent_qemuGA(t *testing.T) {
-	startDaemon(t).ready()
-	g := xlguest.Start(t, xlguest.Config{Agent: true})
-	attach(t, g.Name(), "connection=socket,name="+agentName)
-	startAgent(g)
-	agent := func(args ...string) string {
-		t.Helper()
-		return strings.TrimSpace(xenchan(t, append([]string{"agent", g.Name()}, args...)...))
+// copySize is how much is copied into the guest and out of it, in bytes: $XENCHAN_COPY,
+// or what does not take too long under emulation.
+func copySize(t *testing.T) int {
+	t.Helper()
+	text := os.Getenv("XENCHAN_COPY")
+	if text == "" {
+		return mebi
 	}
-	t.Logf("ping: %s", agent("ping", "--timeout", "1m"))
-	if kernel := strings.TrimSpace(g.Run("uname -r")); !strings.Contains(agent("os"), kernel) {
-		t.Errorf("os: %s, the kernel is %s", agent("os"), kernel)
-	}
-	if out := agent("exec", "--", "sh", "-c", "echo from $(hostname); exit 0"); !strings.HasPrefix(out, "from ") {
-		t.Errorf("exec: %q", out)
-	}
-	if _, err := tryXenchan(t.Context(), "agent", g.Name(), "exec", "sh", "-c", "exit 7"); exitStatus(err) != 7 {
-		t.Errorf("exit status 7: %v", err)
-	}
-
-	dir := t.TempDir()
-	want := make([]byte, copied)
-	rand.Read(want)
-	file := filepath.Join(dir, "file")
-	if err := os.WriteFile(file, want, 0o644); err != nil {
+	n, err := strconv.Atoi(text)
+	if err != nil {
 		t.Fatal(err)
 	}
-	begin := time.Now()
-	agent("cp", file, ":/tmp/file")
-	in := time.Since(begin)
-	sum := sha256.Sum256(want)
-	if got := g.Run("sha256sum /tmp/file"); !strings.Contains(got, hex.EncodeToString(sum[:])) {
-		t.Errorf("another file arrived: %s", got)
-	}
-	begin = time.Now()
-	agent("cp", ":/tmp/file", file+".back")
-	t.Logf("cp: %d bytes in %v into the guest, %v out of it", copied, in.Round(time.Millisecond), time.Since(begin).Round(time.Millisecond))
-	if got, err := os.ReadFile(file + ".back"); err != nil || !bytes.Equal(got, want) {
-		t.Errorf("%d bytes came back of %d, or others: %v", len(got), len(want), err)
-	}
-	g.Run("mkdir -p /mnt/x; mount -t tmpfs x /mnt/x")
-	t.Logf("freeze: %s, thaw: %s", agent("freeze"), agent("thaw"))
+	return n
+}
 
-	xenchan(t, "detach", g.Name(), agentName)
-	g.Run("killall qemu-ga") // it is deaf after the hang-up
-	attach(t, g.Name(), "connection=socket,name="+agentName)
-	startAgent(g)
-	agent("ping", "--timeout", "1m")
+// agentGuest is a guest whose agent is asked.
+type agentGuest struct{ helper }
 
-	// A clean end, from inside, and xenchan waits until it has come true.
-	g.Run("printf '#!/bin/sh\\nexec busybox poweroff -f\\n' >/sbin/shutdown; chmod +x /sbin/shutdown")
-	agent("shutdown")
-	if out, err := xlguest.XL(t.Context(), "domid", g.Name()); err == nil {
-		t.Errorf("the domain is still there: %s", out)
+func (g agentGuest) ask(args ...string) string {
+	g.t.Helper()
+	return strings.TrimSpace(xenchan(g.t, append([]string{"agent", g.Name()}, args...)...))
+}
+
+func (g agentGuest) refuses(status int, says string, args ...string) {
+	g.t.Helper()
+	_, err := tryXenchan(g.t.Context(), append([]string{"agent", g.Name()}, args...)...)
+	if exitStatus(err) != status || !strings.Contains(err.Error(), says) {
+		g.t.Errorf("agent %q: %v; want status %d, %q", args, err, status, says)
 	}
 }
 
-// startAgent starts qemu-ga in the guest, on its one channel.
-func startAgent(g *xlguest.Guest) {
-	g.Run("mkdir -p /var/run /var/log; for i in $(seq 50); do (: <>/dev/hvc1) 2>/dev/null && break; usleep 100000; done\n" +
-		"qemu-ga -m isa-serial -p /dev/hvc1 >/dev/null 2>&1 </dev/null &")
+// The real guest agent in a stock guest does what xenchan asks of it, again after its
+// channel was taken away and plugged in again, after its guest was restored and after it
+// was rebooted, up to its end.
+func TestAgent_qemuGA(t *testing.T) {
+	startDaemon(t).ready()
+	declare(t, "TestAgent-qemuGA", "a.toml", "connection=socket,name="+agentName)
+	xenchan(t, "apply")
+	g := agentGuest{startHelper(t, xlguest.Config{Agent: true})}
+	began := time.Now()
+	step := func(what string) {
+		t.Logf("%s: %v", what, time.Since(began).Round(100*time.Millisecond))
+		began = time.Now()
+	}
+	g.setUp()
+	g.startAgent()
+	t.Logf("ping: %s", g.ask("ping", "--timeout", "1m"))
+	if kernel := strings.TrimSpace(g.Run("uname -r")); !strings.Contains(g.ask("os"), kernel) {
+		t.Errorf("os: %s, the kernel is %s", g.ask("os"), kernel)
+	}
+	g.exec()
+	g.refuses(7, "", "exec", "sh", "-c", "exit 7")
+	g.Run("mkdir -p /mnt/x; mount -t tmpfs x /mnt/x")
+	t.Logf("freeze: %s, thaw: %s", g.ask("freeze"), g.ask("thaw"))
+	step("asked")
+	file := g.copy(copySize(t))
+	step("copied")
+
+	g.Run("mkdir -p /mnt/full; mount -t tmpfs -o size=64k full /mnt/full")
+	g.refuses(1, "No space left on device", "cp", file, ":/mnt/full/file")
+	if got := g.ask("exec", "--", "sh", "-c", "wc -c </mnt/full/file; ls -l /proc/$PPID/fd | grep -c full; true"); !strings.HasPrefix(got, "65536\n0") {
+		t.Errorf("of the file that did not fit there are %q bytes, and so many open files", got)
+	}
+	step("a full disk")
+
+	xenchan(t, "detach", g.Name(), agentName) // it is declared, and comes again
+	g.ping("after its channel was unplugged")
+	g.exec()
+	step("unplugged")
+	g.restore()
+	g.ping("after its guest was restored")
+	g.exec()
+	g.copy(64 << 10)
+	t.Logf("freeze: %s, thaw: %s", g.ask("freeze"), g.ask("thaw"))
+	step("restored")
+	g.reboots()
+	step("rebooted")
+
+	// A clean end, from inside, and xenchan waits until it has come true.
+	g.Run("printf '#!/bin/sh\\nexec busybox poweroff -f\\n' >/sbin/shutdown; chmod +x /sbin/shutdown")
+	g.ask("shutdown")
+	if out, err := xlguest.XL(t.Context(), "domid", g.Name()); err == nil {
+		t.Errorf("the domain is still there: %s", out)
+	}
+	step("shut down")
+}
+
+func (g agentGuest) exec() {
+	g.t.Helper()
+	if out := g.ask("exec", "--", "sh", "-c", "echo from $(hostname); exit 0"); !strings.HasPrefix(out, "from ") {
+		g.t.Errorf("exec: %q", out)
+	}
+}
+
+// copy copies random bytes into the guest and out of it.
+func (g agentGuest) copy(size int) (file string) {
+	g.t.Helper()
+	want := make([]byte, size)
+	rand.Read(want)
+	file = filepath.Join(g.t.TempDir(), "file")
+	if err := os.WriteFile(file, want, 0o644); err != nil {
+		g.t.Fatal(err)
+	}
+	cp := func(from, to string) time.Duration {
+		g.t.Helper()
+		begin := time.Now()
+		ctx, cancel := context.WithTimeout(g.t.Context(), 20*time.Minute)
+		defer cancel()
+		if _, err := tryXenchan(ctx, "agent", g.Name(), "cp", from, to); err != nil {
+			g.t.Fatal(err)
+		}
+		return time.Since(begin).Round(time.Millisecond)
+	}
+	in := cp(file, ":/tmp/file")
+	sum := sha256.Sum256(want)
+	if got := g.Run("sha256sum /tmp/file"); !strings.Contains(got, hex.EncodeToString(sum[:])) {
+		g.t.Errorf("another file arrived: %s", got)
+	}
+	out := cp(":/tmp/file", file+".back")
+	g.t.Logf("cp: %d bytes in %v into the guest, %v out of it", size, in, out)
+	if got, err := os.ReadFile(file + ".back"); err != nil || !bytes.Equal(got, want) {
+		g.t.Errorf("%d bytes came back of %d, or others: %v", len(got), len(want), err)
+	}
+	return file
+}
+
+// reboots has the guest rebooted while it carries out a command.
+func (g agentGuest) reboots() {
+	g.t.Helper()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := tryXenchan(g.t.Context(), "agent", g.Name(), "exec", "--", "sleep", "1000")
+		ended <- err
+	}()
+	g.Run("for i in $(seq 500); do pidof sleep >/dev/null && exit; usleep 20000; done; exit 1")
+	old := g.DomID()
+	xl(g.t, "reboot", g.Name())
+	select {
+	case err := <-ended:
+		g.t.Logf("rebooted in the middle of a command: %v", err)
+		if exitStatus(err) != 1 || !strings.Contains(err.Error(), "the channel of the guest agent has ended") {
+			g.t.Errorf("a command in a guest that reboots: %v", err)
+		}
+	case <-time.After(30 * time.Second):
+		g.t.Error("a command in a guest that reboots does not end")
+	}
+	eventually(g.t, "a new domain", time.Minute, func() bool {
+		out, err := xlguest.XL(g.t.Context(), "domid", g.Name())
+		return err == nil && strings.TrimSpace(out) != old.String()
+	})
+	g.Attach()
+	g.Wait("GUEST UP", 2*time.Minute)
+	g.setUp()
+	g.startAgent()
+	g.ping("after its guest was rebooted")
 }

@@ -128,18 +128,23 @@ func TestDeclared_beforeTheGuestRuns(t *testing.T) {
 }
 
 // A domain that migrates has its declared channel on the host that it comes to,
-// here the same one. A PV guest cannot on Debian's Xen (EOPNOTSUPP).
+// here the same one, and its programs find it by name. A PV guest cannot on Debian's
+// Xen (EOPNOTSUPP).
 func TestDeclared_migration(t *testing.T) {
 	startDaemon(t).ready()
 	declare(t, "TestDecl*", "a.toml", "connection=socket,name="+declaredName)
 	xenchan(t, "apply")
-	g := xlguest.Start(t, xlguest.Config{PVH: true})
-	declaredWorks(t, g, "/dev/hvc1")
+	g := startHelper(t, xlguest.Config{PVH: true})
+	g.setUp()
+	g.mapping(declaredName)
 	old := g.DomID()
 	xl(t, "migrate", "-s", "", g.Name(), "xl migrate-receive")
 	g.Attach()
 	if g.DomID() == old {
 		t.Error("it is the same domain")
 	}
-	declaredWorks(t, g, "")
+	g.mapping(declaredName)
+	if c := list(t, g.Name())[declaredName]; c.Origin != channel.OriginDeclared || c.DomID != uint16(g.DomID()) {
+		t.Errorf("%+v", c)
+	}
 }

@@ -97,7 +97,7 @@ func checkStandIn(t *testing.T, g *xlguest.Guest, dir, when string) {
 	if n := qemus(t); n > 0 {
 		t.Errorf("%s: %d QEMU processes run", when, n)
 	}
-	size := mebi
+	size := 128 << 10 // TestHotplug_stream moves more
 	if when != "as created" || testing.Short() {
 		size = 16 << 10
 	}

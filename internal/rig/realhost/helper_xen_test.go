@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -38,6 +39,16 @@ func startHelper(t *testing.T, c xlguest.Config) helper {
 		}
 	})
 	return h
+}
+
+// setUp starts what xenchan-guest.service does.
+func (h helper) setUp() {
+	h.Run("mkdir -p /run /var/log /dev/pts; mount -t devpts devpts /dev/pts; xenchan-guest setup --hold -v >/tmp/hold.log 2>&1 </dev/null &")
+}
+
+// startAgent starts what xenchan-qemu-ga.service does.
+func (h helper) startAgent() {
+	h.Run("xenchan-guest run " + agentName + " -- qemu-ga -m isa-serial -p {} >/tmp/ga.log 2>&1 </dev/null &")
 }
 
 // has waits until these channels are connected.
@@ -96,8 +107,44 @@ func (h helper) ping(when string) {
 	})
 }
 
-// The helper finds each channel's terminal, whatever is plugged and unplugged; keeps
-// it raw; tells the host who has it open; and gives qemu-ga a terminal that outlives
+// restore saves the guest and restores it: declared channels come by themselves, before
+// or after its kernel has looked, and those plugged in by hand do not.
+func (h helper) restore() {
+	h.t.Helper()
+	file := filepath.Join(h.t.TempDir(), "saved")
+	xl(h.t, "save", h.Name(), file)
+	eventually(h.t, "the saved domain is gone", 20*time.Second, func() bool { return gone(h.t, h.Name()) })
+	xl(h.t, "restore", file)
+	h.Attach()
+	// A console that is opened very early may be closed once more.
+	eventually(h.t, "the restored guest answers", time.Minute, func() bool {
+		ctx, cancel := context.WithTimeout(h.t.Context(), 30*time.Second)
+		defer cancel()
+		_, _, err := h.Exec(ctx, ":")
+		if err != nil {
+			h.t.Logf("restored: %v", err)
+			h.Attach()
+		}
+		return err == nil
+	})
+}
+
+// opened talks with `xenchan-guest open NAME`, which the guest has started once.
+func (h helper) opened(name, when string) {
+	h.t.Helper()
+	h.has(name)
+	c := client(h.t, list(h.t, h.Name())[name].Path)
+	defer c.Close()
+	fmt.Fprintf(c, "%s\n", when)
+	h.Run(fmt.Sprintf("for i in $(seq 500); do grep -qx '%s' /tmp/heard && break; usleep 20000; done; grep -qx '%[1]s' /tmp/heard && echo '%[1]s' >/tmp/say", when))
+	back := make([]byte, len(when)+1)
+	if _, err := io.ReadFull(c, back); string(back) != when+"\n" || err != nil {
+		h.t.Errorf("open %s, %s: the host reads %q, %v", name, when, back, err)
+	}
+}
+
+// The helper finds each channel's terminal, whatever is plugged, unplugged and restored;
+// keeps it raw; tells the host who has it open; and gives qemu-ga a terminal that outlives
 // all that.
 func TestHelper(t *testing.T) {
 	startDaemon(t).ready()
@@ -110,11 +157,17 @@ func TestHelper(t *testing.T) {
 	declare(t, "TestHelper", "a.toml", spec("a", "b", "c", agentName)...)
 	xenchan(t, "apply")
 	h := startHelper(t, xlguest.Config{Agent: true})
+	began := time.Now()
+	step := func(what string) {
+		t.Logf("%s: %v", what, time.Since(began).Round(100*time.Millisecond))
+		began = time.Now()
+	}
 	h.has("a", "b", "c", agentName)
-	h.Run("mkdir -p /run /var/run /var/log /dev/pts; mount -t devpts devpts /dev/pts; xenchan-guest setup --hold -v >/tmp/hold.log 2>&1 </dev/null &")
+	h.setUp()
 	h.mapping("a", "b", "c", agentName)
+	step("four declared channels")
 
-	h.Run("xenchan-guest run " + agentName + " -- qemu-ga -m isa-serial -p {} >/tmp/ga.log 2>&1 </dev/null &")
+	h.startAgent()
 	h.ping("at first")
 	eventually(t, "the host sees who is there", time.Minute, func() bool {
 		rows := list(t, h.Name())
@@ -123,16 +176,39 @@ func TestHelper(t *testing.T) {
 	for _, n := range []string{"x", "y", "z"} { // seven are all
 		attach(t, h.Name(), "connection=socket,name="+n)
 	}
-	h.mapping("a", "b", "c", "x", "y", "z")
+	h.Run("mkfifo /tmp/say; xenchan-guest open x --linger 24h <>/tmp/say >/tmp/heard 2>/tmp/open.log &")
+	h.opened("x", "at first")
+	h.mapping("a", "b", "c", "y", "z")
+	step("seven channels")
 	xenchan(t, "detach", h.Name(), "y")
 	xenchan(t, "detach", h.Name(), "x")
 	attach(t, h.Name(), "connection=socket,name=y")
-	h.mapping("a", "b", "c", "y", "z")
+	attach(t, h.Name(), "connection=socket,name=x")
+	h.mapping("y", "z")
+	h.opened("x", "plugged in again")
+	step("two change places")
 
 	xenchan(t, "detach", h.Name(), agentName) // it is declared, and comes again
 	h.ping("after the channel was unplugged")
-
 	declare(t, "TestHelper", "a.toml", spec("a", "c", agentName)...)
 	xenchan(t, "apply") // a terminal in front of others is free now
 	h.mapping("a", "c", "y", "z")
+	step("one is no longer declared")
+
+	h.restore()
+	h.mapping("a", "c")
+	h.ping("after the guest was restored")
+	eventually(t, "the host sees who is there after the restore", time.Minute, func() bool {
+		rows := list(t, h.Name())
+		return rows[agentName].Guest == channel.GuestOpen && rows["a"].Guest == channel.GuestClosed
+	})
+	if got, want := h.Run("xenchan-guest list | tail -n +2 | cut -d' ' -f1 | xargs"), "a c "+agentName+"\n"; got != want {
+		t.Errorf("restored, the guest has %q, want %q", got, want)
+	}
+	step("restored")
+	attach(t, h.Name(), "connection=socket,name=z")
+	attach(t, h.Name(), "connection=socket,name=x")
+	h.mapping("a", "c", "z")
+	h.opened("x", "after the restore")
+	step("plugged in after the restore")
 }

@@ -21,9 +21,10 @@ import (
 
 // Files of the rig's dom0 that guests boot from.
 const (
-	kernel     = "/boot/vmlinux"
-	plainImage = "/boot/guest.cpio"
-	agentImage = "/boot/guest-ga.cpio"
+	kernel       = "/boot/vmlinux"
+	plainImage   = "/boot/guest.cpio"
+	agentImage   = "/boot/guest-ga.cpio"
+	systemdImage = "/boot/guest-systemd.cpio"
 )
 
 // Times under emulation, on a machine that has other work too.
@@ -41,8 +42,13 @@ type Config struct {
 	PVH bool
 	// Agent takes the image with qemu-ga and the /dev/xen drivers.
 	Agent bool
+	// Systemd takes the image with Debian's systemd and udev, and qemu-ga.
+	Systemd bool
 	// MemoryMiB and VCPUs default to 128 and 1.
 	MemoryMiB, VCPUs int
+	// Kernel is further arguments of the kernel's; rig_init=none has the image with
+	// systemd do without it.
+	Kernel string
 	// Extra is further lines of the configuration, such as channel = […].
 	Extra string
 	// Files are put into the guest: path there -> file in dom0. A program
@@ -79,6 +85,9 @@ func WriteConfig(t testing.TB, c Config) string {
 	if c.Agent {
 		image = agentImage
 	}
+	if c.Systemd {
+		image = systemdImage
+	}
 	if len(c.Files) > 0 {
 		var err error
 		if image, err = addFiles(image, filepath.Join(dir, "guest.cpio"), c.Files); err != nil {
@@ -91,7 +100,7 @@ func WriteConfig(t testing.TB, c Config) string {
 		"vcpus = " + strconv.Itoa(orDefault(c.VCPUs, 1)),
 		"kernel = " + quote(kernel),
 		"ramdisk = " + quote(image),
-		`extra = "console=hvc0 quiet mitigations=off cryptomgr.notests rodata=off"`,
+		"extra = " + quote("console=hvc0 quiet mitigations=off cryptomgr.notests rodata=off "+c.Kernel),
 	}
 	if c.PVH {
 		// Emulated SVM reports rdtscp wrongly, so Xen must not intercept it.
