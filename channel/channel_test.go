@@ -304,7 +304,7 @@ func TestNearest(t *testing.T) {
 }
 
 func TestInfo_jsonKeysInOrder(t *testing.T) {
-	const want = "domid domain uuid devid name connection path tty state frontend_state backend_domid port ring_ref guest clients guest_to_host_bytes host_to_guest_bytes spooled_bytes dropped_bytes origin declared_in waiting_clients losses refused_clients served_by qemu_pid"
+	const want = "domid domain uuid devid name connection path tty state frontend_state backend_domid port ring_ref guest clients guest_to_host_bytes host_to_guest_bytes spooled_bytes dropped_bytes origin declared_in waiting_clients losses refused_clients served_by qemu_pid observers skipped_bytes"
 	b, err := json.Marshal(Info{})
 	if err != nil {
 		t.Fatal(err)
@@ -318,7 +318,7 @@ func TestInfo_jsonKeysInOrder(t *testing.T) {
 			if err := d.Decode(&value); err != nil {
 				t.Fatal(err)
 			}
-			null := strings.HasSuffix(key, "_bytes") || strings.HasSuffix(key, "state") || key == "clients" || strings.HasSuffix(key, "_clients") || key == "losses" || key == "qemu_pid" || key == "port" || key == "ring_ref"
+			null := strings.HasSuffix(key, "_bytes") || strings.HasSuffix(key, "state") || key == "clients" || strings.HasSuffix(key, "_clients") || key == "losses" || key == "observers" || key == "qemu_pid" || key == "port" || key == "ring_ref"
 			if null != (value == nil) {
 				t.Errorf("%s of an empty Info is %v", key, value)
 			}
