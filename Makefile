@@ -104,8 +104,9 @@ bench: bin/xenchan
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime 0.3s ./ring ./spool ./xen/... ./xenstore
 	$(GO) run ./internal/bench -json bin/bench.json
 
-# bench-xen compares the daemon, xenchan-dm and QEMU in one boot of real Xen: a table, and bin/bench-xen.json. Its times are worth something on a machine that
-# does nothing else.
+# bench-xen compares the daemon, xenchan-dm and QEMU in one boot of real Xen: a table,
+# and bin/bench-xen.json. Its times are worth something on a machine that does nothing
+# else.
 bench-xen: deps bin/xenchan bin/xenchan-guest bin/rigctl
 	@$(IN_DOM0) -v -run '^TestBench$$' ./internal/rig/benchhost/ > bin/bench-xen.log 2>&1; \
 	  status=$$?; bin/rigctl down; sed -n 's/^bench-xen: //p' bin/bench-xen.log > bin/bench-xen.json; \
