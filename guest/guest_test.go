@@ -91,7 +91,8 @@ func TestHold_followsTheKernel(t *testing.T) {
 				k.plug(7, name(7))
 				k.agree(name)
 				k.unplug(3)
-				k.restore() // 4 goes to 3's place, and so on
+				k.agree(name) // a holder that sees both at once can take one for the other
+				k.restore()   // 4 goes to 3's place, and so on
 				k.agree(name)
 			}
 			stop()
