@@ -257,63 +257,6 @@ func TestConn_readReturnsWhatItTook(t *testing.T) {
 	}
 }
 
-func TestConn_hostileIndexEndsIt(t *testing.T) {
-	for _, c := range []struct {
-		name string
-		at   int
-		to   uint32
-	}{
-		{"too much claimed", outProd, ring.OutSize + 1},
-		{"out_prod behind out_cons", outProd, ^uint32(0)},
-		{"far away", outProd, 1 << 31},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			f := newFakes()
-			sink := newMemory(-1)
-			back := f.attachBack(t, sink)
-			// Attached, and waiting: what was pending from the start is dealt with.
-			eventually(t, "it waits", func() bool { return f.back.waited.Load() == 2 })
-			f.page.set(c.at, c.to)
-			f.front.Notify()
-			<-back.Failed()
-			if !errors.Is(back.Err(), ring.ErrCorrupt) {
-				t.Errorf("Err is %v", back.Err())
-			}
-			waits := f.back.waited.Load()
-			for range 100 {
-				f.front.Notify()
-			}
-			time.Sleep(5 * time.Millisecond)
-			if n := f.back.waited.Load(); n != waits {
-				t.Errorf("it went on to wait %d times", n-waits)
-			}
-			if len(sink.bytes()) > 0 || f.back.notified.Load() > 0 {
-				t.Errorf("%d bytes and %d events came of it", len(sink.bytes()), f.back.notified.Load())
-			}
-			if _, err := back.TryWrite([]byte("x")); !errors.Is(err, ring.ErrCorrupt) {
-				t.Errorf("TryWrite: %v", err)
-			}
-		})
-	}
-}
-
-func TestConn_hostileInConsEndsIt(t *testing.T) {
-	f := newFakes()
-	back := f.attachBack(t, newMemory(-1))
-	f.page.set(inCons, 5) // read what was never written
-	n, err := back.TryWrite([]byte("x"))
-	if n != 0 || !errors.Is(err, ring.ErrCorrupt) {
-		t.Errorf("TryWrite: %d, %v", n, err)
-	}
-	<-back.Failed()
-	if _, err := back.Write([]byte("x")); !errors.Is(err, ring.ErrCorrupt) {
-		t.Errorf("Write: %v", err)
-	}
-	if !errors.Is(back.Err(), ring.ErrCorrupt) {
-		t.Errorf("Err: %v", back.Err())
-	}
-}
-
 // What a Conn was given it owns, also when it refuses it.
 func TestAttach_refusedRingIsClosed(t *testing.T) {
 	f := newFakes()
