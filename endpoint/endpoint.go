@@ -6,6 +6,7 @@ package endpoint
 import (
 	"context"
 	"io"
+	"syscall"
 
 	"github.com/xenchan/xenchan/internal/sys"
 )
@@ -37,6 +38,16 @@ type Endpoint interface {
 	// Restore makes a client of its Handle, which it owns from then on, in the
 	// process that has adopted the endpoint.
 	Restore(h *sys.Handle) (Client, error)
+}
+
+// Quiet is an Endpoint for which nobody needs to wait in a goroutine of its own.
+type Quiet interface {
+	Endpoint
+
+	// Listener can be polled: there is input while a client waits. AcceptNow is
+	// Accept that does not wait; the client is nil if there is none.
+	Listener() (syscall.RawConn, error)
+	AcceptNow() (Client, error)
 }
 
 // Client is one program at an endpoint, or all that hold one terminal open.

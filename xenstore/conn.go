@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -42,7 +43,7 @@ type conn struct {
 	queue     []*request          // waiting to be sent, in order
 	busy      *request            // device only: sent and not answered
 	lastToken uint64
-	watches   map[string]*Watch // by token
+	watches   map[string]watcher // by token
 }
 
 // request is one request under way. All but reply belongs to conn.mu.
@@ -67,7 +68,7 @@ func newConn(stream io.ReadWriteCloser, device bool) *conn {
 		wake:    make(chan struct{}, 1),
 		done:    make(chan struct{}),
 		pending: make(map[uint32]*request),
-		watches: make(map[string]*Watch),
+		watches: make(map[string]watcher),
 	}
 	c.wg.Go(c.readLoop)
 	c.wg.Go(c.writeLoop)
@@ -307,10 +308,30 @@ func (c *conn) event(payload []byte) error {
 	return nil
 }
 
-func (c *conn) removeWatch(w *Watch) {
+// watcher is told of the events that bear its token, and at last why there are no more.
+type watcher interface {
+	changed(path string)
+	end(err error) bool
+}
+
+// addWatch makes a watcher with a token of its own.
+func addWatch[W watcher](c *conn, with func(token string) W) (w W, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.watches, w.token)
+	if c.err != nil {
+		return w, c.err
+	}
+	c.lastToken++
+	token := "w" + strconv.FormatUint(c.lastToken, 10)
+	w = with(token)
+	c.watches[token] = w
+	return w, nil
+}
+
+func (c *conn) removeWatch(token string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.watches, token)
 }
 
 // fail ends the connection because of err; only the first call does anything.

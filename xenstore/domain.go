@@ -69,13 +69,13 @@ func (s *Store) ResetWatches(ctx context.Context) error {
 		}
 	}
 	s.c.mu.Lock()
-	watches := slices.Collect(maps.Values(s.c.watches))
+	watches := maps.Clone(s.c.watches)
 	s.c.mu.Unlock()
 	if _, err := s.call(ctx, wire.ResetWatches, "", wire.JoinNUL("")); err != nil {
 		return err
 	}
-	for _, w := range watches {
-		s.c.removeWatch(w)
+	for token, w := range watches {
+		s.c.removeWatch(token)
 		w.end(errReset)
 	}
 	return nil

@@ -2,7 +2,6 @@ package xenstore
 
 import (
 	"context"
-	"strconv"
 	"sync"
 	"syscall"
 
@@ -56,22 +55,12 @@ func (s *Store) Watch(ctx context.Context, path string) (*Watch, error) {
 
 // newWatch is a watch with a token of its own and no nodes yet.
 func (s *Store) newWatch(path string) (*Watch, error) {
-	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
-	if s.c.err != nil {
-		return nil, s.c.err
-	}
-	s.c.lastToken++
-	w := &Watch{
-		c:      s.c,
-		path:   path,
-		token:  "w" + strconv.FormatUint(s.c.lastToken, 10),
-		signal: make(chan struct{}, 1),
-		seen:   make(map[string]struct{}),
-		nodes:  make(map[string]struct{}),
-	}
-	s.c.watches[w.token] = w
-	return w, nil
+	return addWatch(s.c, func(token string) *Watch {
+		return &Watch{
+			c: s.c, path: path, token: token, signal: make(chan struct{}, 1),
+			seen: make(map[string]struct{}), nodes: make(map[string]struct{}),
+		}
+	})
 }
 
 // subscribe adds a node to the watch. It is there for all that is read in a request
@@ -162,7 +151,7 @@ func (w *Watch) Close() {
 	if !w.end(ErrClosed) {
 		return
 	}
-	w.c.removeWatch(w)
+	w.c.removeWatch(w.token)
 	w.mu.Lock()
 	nodes := w.nodes
 	w.nodes = nil

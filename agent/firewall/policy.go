@@ -98,6 +98,9 @@ type source struct{ file, text string }
 // Same says that two sets were read from the same files.
 func (s *Set) Same(o *Set) bool { return slices.Equal(s.sources, o.sources) }
 
+// Empty says that nothing is said about any channel.
+func (s *Set) Empty() bool { return len(s.Policies) == 0 && len(s.closed) == 0 }
+
 // Rules are what holds for one channel. They do not change.
 type Rules struct {
 	policies []*Policy

@@ -51,9 +51,9 @@ func (e *Endpoint) Leave() error {
 
 // Handle is one more descriptor of the listening socket.
 func (e *Endpoint) Handle() (*sys.Handle, error) {
-	rc, err := e.ln.SyscallConn()
+	rc, err := e.Listener()
 	if err != nil {
-		return nil, fmt.Errorf("unixsock: %w", cause(err))
+		return nil, err
 	}
 	return sys.Duplicate(rc)
 }

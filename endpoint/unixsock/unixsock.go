@@ -55,15 +55,56 @@ func (e *Endpoint) Accept(ctx context.Context) (endpoint.Client, error) {
 		if err != nil {
 			return nil, err
 		}
-		c, err := e.newClient(conn)
+		if c, err := e.admitted(conn); c != nil || err != nil {
+			return c, err
+		}
+	}
+}
+
+// AcceptNow is Accept that does not wait: it returns nil if nobody does.
+func (e *Endpoint) AcceptNow() (endpoint.Client, error) {
+	for {
+		rc, err := e.Listener()
+		if err != nil {
+			return nil, err
+		}
+		switch r, err := sys.PollNow(rc); {
+		case err != nil:
+			return nil, e.acceptError(err)
+		case !r.In:
+			return nil, nil
+		}
+		// Whoever is in the backlog stays there until accepted, so this does not wait.
+		conn, err := e.ln.AcceptUnix()
 		if err != nil {
 			return nil, e.acceptError(err)
 		}
-		if e.admit == nil || e.admit(c.peer) {
-			return c, nil
+		if c, err := e.admitted(conn); c != nil || err != nil {
+			return c, err
 		}
-		_ = conn.Close()
 	}
+}
+
+// Listener can be polled: there is input while a client waits.
+func (e *Endpoint) Listener() (syscall.RawConn, error) {
+	rc, err := e.ln.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("unixsock: %w", cause(err))
+	}
+	return rc, nil
+}
+
+// admitted makes a client of a connection, nil if it may not come in.
+func (e *Endpoint) admitted(conn *net.UnixConn) (endpoint.Client, error) {
+	c, err := e.newClient(conn)
+	if err != nil {
+		return nil, e.acceptError(err)
+	}
+	if e.admit == nil || e.admit(c.peer) {
+		return c, nil
+	}
+	_ = conn.Close()
+	return nil, nil
 }
 
 // newClient owns the connection, also when it fails.
@@ -104,9 +145,9 @@ func (e *Endpoint) accept(ctx context.Context) (*net.UnixConn, error) {
 
 // Waiting is how many clients have connected and are not accepted yet.
 func (e *Endpoint) Waiting() (int, error) {
-	rc, err := e.ln.SyscallConn()
+	rc, err := e.Listener()
 	if err != nil {
-		return 0, fmt.Errorf("unixsock: %w", cause(err))
+		return 0, err
 	}
 	n, err := sys.Backlog(rc)
 	if err != nil {

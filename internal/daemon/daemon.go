@@ -85,12 +85,15 @@ type Config struct {
 // Daemon serves channels. Run owns one goroutine for each device.
 type Daemon struct {
 	Config
-	self   string // this domain's home
-	root   string // of the backends in it
-	spools *spools
-	events *hub
-	group  *errgroup.Group
-	nudge  chan struct{} // follow takes what comes, to show that it can
+	self    string // this domain's home
+	root    string // of the backends in it
+	spools  *spools
+	events  *hub
+	group   *errgroup.Group
+	life    context.Context // of all devices
+	doors   *doors
+	renamed *renames
+	nudge   chan struct{} // follow takes what comes, to show that it can
 
 	served, unserved atomic.Int64 // channels
 	observers        atomic.Int32
@@ -103,7 +106,7 @@ type Daemon struct {
 // Run serves until the context ends, when it returns nil, or until it cannot go
 // on, as when the xenstore connection is lost.
 func Run(ctx context.Context, c Config) error {
-	d := &Daemon{Config: c, devices: make(map[string]*device), left: inherited(c.Descriptors), events: newHub(), nudge: make(chan struct{})}
+	d := &Daemon{Config: c, devices: make(map[string]*device), left: inherited(c.Descriptors), events: newHub(), nudge: make(chan struct{}), renamed: newRenames()}
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
@@ -134,15 +137,23 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return errors.Join(err, status.Close())
 	}
+	if d.doors, err = openDoors(); err != nil {
+		return errors.Join(err, status.Close(), public.Close())
+	}
 	var all context.Context
 	d.group, all = errgroup.WithContext(ctx)
+	d.life = all
+	d.group.Go(func() error { return d.doors.run(all) })
+	d.group.Go(func() error { return d.followRules(all) })
 	d.group.Go(func() error { return d.serveStatus(all, status) })
 	d.group.Go(func() error { return d.servePublic(all, public) })
 	d.group.Go(func() error { return d.follow(all) })
 	if d.Beside != nil {
 		d.group.Go(func() error { return d.Beside(all) })
 	}
-	d.group.Go(func() error { return d.pulse(all) })
+	if d.Pulse != nil {
+		d.group.Go(func() error { return d.pulse(all) })
+	}
 	d.group.Go(func() error { return d.observe(all) })
 	if err := d.group.Wait(); !errors.Is(err, context.Canceled) || ctx.Err() == nil {
 		return err

@@ -41,6 +41,7 @@ type device struct {
 	telling  losses
 	gone     atomic.Bool // the channel is no more: nothing of it is to stay
 	fence    fence
+	place    place
 
 	mu       sync.Mutex
 	serving  bool               // status is worth showing; guarded by mu, as all below
@@ -68,7 +69,6 @@ func newDevice(d *Daemon, dir string, dom xen.DomID, devid int) *device {
 		nudge:    make(chan struct{}, 1),
 		settled:  make(chan struct{}),
 		attached: make(chan struct{}),
-		fence:    newFence(),
 	}
 }
 
@@ -217,8 +217,10 @@ func (d *device) serve(ctx context.Context) error {
 	clients, stop := context.WithCancel(ctx)
 	defer stop()
 	d.out = outlet{tap: tap{d.spool.Log, &d.observers}, pipes: d.pipes, lost: func() { d.lost(clients.Done()) }}
-	d.readRules(ctx) // before anybody can connect
-	if rules, _ := d.fence.get(); rules != nil {
+	if err := d.readRules(ctx); err != nil {
+		return err
+	}
+	if d.fence.get() != nil {
 		d.unkeep(false) // an earlier daemon may have had none
 	}
 	d.mu.Lock()
@@ -231,9 +233,7 @@ func (d *device) serve(ctx context.Context) error {
 		Sink: &d.out, Source: d.spool.Inbox(), Attached: d.attach, Detached: d.detach, Look: d.poke, Nudge: d.nudge, Log: d.log,
 		Settled: func() { d.settleBoth(&d.looked) }, Note: channel.GuestNode, Noted: d.noted,
 	})
-	var wg sync.WaitGroup
-	wg.Go(func() { d.serveEndpoint(clients) })
-	wg.Go(func() { d.followRules(clients) })
+	d.openPlace()
 	err = backend.Run(ctx)
 	if errors.Is(err, console.ErrReplaced) {
 		d.look() // for the device that follows
@@ -246,7 +246,8 @@ func (d *device) serve(ctx context.Context) error {
 		d.observers.end()
 	}
 	stop()
-	wg.Wait()
+	d.closePlace()
+	d.daemon.renamed.mark(d.dom)
 	d.telling.wg.Wait()
 	d.tellLosses()
 	d.reader.Lock() // for good: what the spool is in goes

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,9 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
-	"time"
 
 	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/endpoint"
@@ -21,58 +18,6 @@ import (
 	"github.com/xenchan/xenchan/endpoint/unixsock"
 	"github.com/xenchan/xenchan/internal/sys"
 )
-
-// serveEndpoint opens the channel's place on the host and serves its clients.
-// While there is no such place, the guest's bytes wait in the spool.
-func (d *device) serveEndpoint(ctx context.Context) {
-	for wait := time.Second; ; wait = min(2*wait, 30*time.Second) {
-		_, refit := d.fence.get()
-		err := d.serveOnce(ctx, refit)
-		if ctx.Err() != nil {
-			return
-		}
-		if errors.Is(err, errRefit) {
-			d.setEndpoint(nil, nil)
-			d.log.Info("clients have to come again", "why", err)
-			wait = time.Second / 2
-			continue
-		}
-		d.setEndpoint(nil, err)
-		d.log.Error("no endpoint yet", "error", err, "again_in", wait)
-		select {
-		case <-time.After(wait):
-		case <-refit.Done():
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// serveOnce returns when the context ends, when the channel gets a firewall or loses
-// it, or with the reason why clients cannot be served.
-func (d *device) serveOnce(ctx context.Context, refit context.Context) error {
-	if err := d.checkFence(); err != nil {
-		return err
-	}
-	ep, err := d.openEndpoint()
-	if err != nil {
-		return d.explainRights(err)
-	}
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	defer d.closeEndpoint(ctx, ep)
-	d.setEndpoint(ep, nil)
-	d.log.Info("serving", "connection", d.spec.Connection, "path", ep.Path())
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	if d.spec.Connection == channel.PTY {
-		wg.Go(func() { d.keepTTY(ctx, ep.Path()) })
-	}
-	forget := context.AfterFunc(refit, func() { stop(errRefit) })
-	defer forget()
-	newServer(d, ep).run(ctx)
-	return context.Cause(ctx)
-}
 
 // setEndpoint shows where clients connect, or why they cannot.
 func (d *device) setEndpoint(ep endpoint.Endpoint, err error) {
@@ -186,24 +131,6 @@ func (d *device) explainRights(err error) error {
 		return fmt.Errorf("%w: the daemon, user %d, may not make a socket there: leave path out, or let its user and its unit write to the directory (docs/install.md, sockets in other places)", err, os.Geteuid())
 	}
 	return err
-}
-
-// closeEndpoint leaves the channel's place to the next daemon, if it is kept and the
-// channel is still wanted. Otherwise it removes it, and the domain's directory in
-// the run directory with the last of its sockets.
-func (d *device) closeEndpoint(ctx context.Context, ep endpoint.Endpoint) {
-	refit := errors.Is(context.Cause(ctx), errRefit)
-	if refit {
-		d.unkeep(true)
-	}
-	if !refit && d.keep.Keeps() && !d.gone.Load() {
-		ep.Leave()
-		return
-	}
-	ep.Close()
-	if dir := filepath.Dir(d.spec.Path); filepath.Dir(dir) == d.daemon.RunDir {
-		os.Remove(dir) // fails while there is something in it
-	}
 }
 
 // ownerID is a user's number; nil when none is named.

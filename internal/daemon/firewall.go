@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"strings"
 	"sync"
@@ -16,7 +15,6 @@ import (
 	"github.com/xenchan/xenchan/endpoint"
 	"github.com/xenchan/xenchan/endpoint/unixsock"
 	"github.com/xenchan/xenchan/internal/sys"
-	"github.com/xenchan/xenchan/xenstore"
 )
 
 // deniedPause is how long a client waits that has asked for what it may not: so
@@ -26,23 +24,33 @@ const deniedPause = 100 * time.Millisecond
 // errNoPeer is a channel whose clients nobody can tell apart.
 var errNoPeer = errors.New("a terminal does not say who its client is, and the channel has an agent firewall: make it connection=socket, or take it out of the file")
 
-// errRefit says that a channel gets a firewall, or loses it: who was let in under
-// other rules has to come again.
-var errRefit = errors.New("the agent firewall of the channel has changed")
-
 // fence is what the agent firewall says about a device.
 type fence struct {
-	mu     sync.Mutex
-	rules  *firewall.Rules // nil: there is none for this channel; guarded by mu
-	refit  context.Context // ends when there is one and was none, or the other way; guarded by mu
-	change func()          // ends refit; guarded by mu
-	domain string          // its name; guarded by mu
-	uuid   string          // guarded by mu
+	reading sync.Mutex // held from a look at what is in force until it is here, so that the last one stays
+
+	mu      sync.Mutex
+	follows bool            // rules are kept as the files are; guarded by mu, as all below
+	rules   *firewall.Rules // nil: there is none for this channel
+	refit   chan struct{}   // closed when there is one and was none, or the other way; nil while nobody waits
+	domain  string          // its name, where there are rules for anybody
+	uuid    string
 }
 
-func newFence() fence {
-	refit, change := context.WithCancel(context.Background())
-	return fence{refit: refit, change: change}
+func (f *fence) get() *firewall.Rules {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.rules
+}
+
+// watch is get, and a channel that is closed when there is a firewall and was none, or the
+// other way.
+func (f *fence) watch() (*firewall.Rules, <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.refit == nil {
+		f.refit = make(chan struct{})
+	}
+	return f.rules, f.refit
 }
 
 func (f *fence) identity() (domain, uuid string) {
@@ -51,58 +59,57 @@ func (f *fence) identity() (domain, uuid string) {
 	return f.domain, f.uuid
 }
 
-func (f *fence) get() (*firewall.Rules, context.Context) {
+func (f *fence) put(domain, uuid string, r *firewall.Rules) (refit bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.rules, f.refit
-}
-
-func (f *fence) put(domain, uuid string, r *firewall.Rules) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if (r == nil) != (f.rules == nil) {
-		f.change()
-		f.refit, f.change = context.WithCancel(context.Background())
+	refit = (r == nil) != (f.rules == nil)
+	if refit && f.refit != nil {
+		close(f.refit)
+		f.refit = nil
 	}
 	f.domain, f.uuid, f.rules = domain, uuid, r
+	return refit
 }
 
-// identity is the name of a domain and its uuid as they are now, or as they were when
-// the domain is gone. A driver domain may not be allowed to read them.
-func (d *device) identity(ctx context.Context, r xenstore.Reader) (name, uuid string) {
-	home := fmt.Sprintf("/local/domain/%v", d.dom)
-	name, err := r.Read(ctx, home+"/name")
-	if errors.Is(err, fs.ErrNotExist) {
-		return d.fence.identity()
+// readRules finds out what holds for the channel, before anybody can connect, and has
+// it followed from now on.
+func (d *device) readRules(ctx context.Context) error {
+	f := &d.fence
+	f.reading.Lock()
+	defer f.reading.Unlock()
+	f.mu.Lock()
+	f.follows = true
+	f.mu.Unlock()
+	set, _ := d.daemon.Firewall.Get()
+	if set.Empty() {
+		return nil
 	}
-	uuid, _ = r.Read(ctx, home+"/vm")
-	name = strings.TrimSuffix(name, "--incoming") // as xl calls it until it has arrived
-	return name, strings.TrimPrefix(uuid, "/vm/")
+	name, uuid, _, err := d.daemon.identity(ctx, d.dom)
+	if err != nil {
+		return err
+	}
+	f.put(name, uuid, set.For(name, uuid, d.spec.Name))
+	d.daemon.renamed.mark(d.dom)
+	return nil
 }
 
-// readRules finds out what holds for the channel now.
-func (d *device) readRules(ctx context.Context) (name string, during context.Context) {
-	set, during := d.daemon.Firewall.Get()
-	name, uuid := d.identity(ctx, d.daemon.Store)
-	d.fence.put(name, uuid, set.For(name, uuid, d.spec.Name))
-	return name, during
-}
-
-// followRules keeps the rules as the files and the domain's name are.
-func (d *device) followRules(ctx context.Context) {
-	for ctx.Err() == nil {
-		name, during := d.readRules(ctx)
-		until, stop := context.WithCancel(ctx)
-		forget := context.AfterFunc(during, stop)
-		err := d.daemon.Store.WaitUntil(until, func(r xenstore.Reader) (bool, error) {
-			now, _ := d.identity(until, r)
-			return now != name, nil
-		})
-		forget()
-		stop()
-		if err != nil && during.Err() == nil {
-			return // the store or the channel is gone, which run sees too
-		}
+// heed keeps the rules as a set of them has it, unless it is no longer in force. known
+// says that the domain has this name, and not the one it had.
+func (d *device) heed(set *firewall.Set, name, uuid string, known bool) {
+	f := &d.fence
+	f.reading.Lock()
+	defer f.reading.Unlock()
+	f.mu.Lock()
+	follows := f.follows
+	f.mu.Unlock()
+	if now, _ := d.daemon.Firewall.Get(); !follows || now != set {
+		return // its own look comes, or another set
+	}
+	if !known {
+		name, uuid = f.identity()
+	}
+	if f.put(name, uuid, set.For(name, uuid, d.spec.Name)) {
+		d.fitAnew()
 	}
 }
 
@@ -136,7 +143,7 @@ type filtered struct {
 
 // filter puts the firewall in front of a client, if there is one for the channel.
 func (d *device) filter(c endpoint.Client) (endpoint.Client, error) {
-	rules, _ := d.fence.get()
+	rules := d.fence.get()
 	if rules == nil {
 		return c, nil
 	}
@@ -150,11 +157,8 @@ func (d *device) filter(c endpoint.Client) (endpoint.Client, error) {
 	f := &filtered{Client: client, log: log, buf: make([]byte, 4<<10)}
 	f.closed, f.close = context.WithCancel(context.Background())
 	f.session = firewall.Session{
-		Who: who,
-		Rules: func() *firewall.Rules {
-			now, _ := d.fence.get()
-			return now
-		},
+		Who:   who,
+		Rules: d.fence.get,
 		Asked: func(c firewall.Call) {
 			decision := map[bool]string{true: "allowed", false: "denied"}[c.Allowed]
 			log.Info("agent call", "call", c.Number, "command", c.Command, "decision", decision, "by", c.By)
@@ -247,7 +251,7 @@ func (f *filtered) Close() error {
 
 // checkFence refuses a terminal for a channel with a firewall.
 func (d *device) checkFence() error {
-	rules, _ := d.fence.get()
+	rules := d.fence.get()
 	if rules == nil || d.spec.Connection == channel.Socket {
 		return nil
 	}

@@ -89,6 +89,11 @@ func (k *keep) dropAll() {
 	}
 }
 
+// keptClients are the clients of an earlier daemon that are not served yet, in order.
+func (d *device) keptClients() []string {
+	return slices.DeleteFunc(d.keep.all(), func(what string) bool { return clientNumber(what) == 0 })
+}
+
 // clientNumber is 0 for what is no client.
 func clientNumber(what string) int {
 	number, ok := strings.CutPrefix(what, keptClient)

@@ -28,7 +28,7 @@ type Observed struct {
 // serveObserver streams what the guest sends from now on, one JSON object a line.
 // The first says where that begins. The observer keeps nobody waiting.
 func (d *Daemon) serveObserver(w http.ResponseWriter, r *http.Request, dev *device, who peer) {
-	rules, refit := dev.fence.get()
+	rules, refit := dev.fence.watch()
 	if rules != nil {
 		http.Error(w, fmt.Sprintf("%s says who may ask the agent there what, and an observer would see the replies to others", rules.Where()), http.StatusForbidden)
 		return
@@ -48,12 +48,12 @@ func (d *Daemon) serveObserver(w http.ResponseWriter, r *http.Request, dev *devi
 	for {
 		select {
 		case <-x.ready:
-		case <-refit.Done():
+		case <-refit:
 		case <-r.Context().Done():
 			return
 		}
 		select {
-		case <-refit.Done(): // what it would get now may be for who has asked
+		case <-refit: // what it would get now may be for who has asked
 			return
 		default:
 		}

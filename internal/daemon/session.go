@@ -30,6 +30,10 @@ const (
 type server struct {
 	dev     *device
 	ep      endpoint.Endpoint
+	quiet   endpoint.Quiet // ep, if run need not wait for clients; else nil
+	ctx     context.Context
+	stop    context.CancelCauseFunc
+	wg      sync.WaitGroup  // all goroutines
 	overlap bool            // a client is a connection of its own and may be outlived by its bytes
 	slots   chan struct{}   // capacity lingering
 	before  <-chan struct{} // closed when the client before has sent all it had; for run alone
@@ -48,54 +52,65 @@ type visit struct {
 	finished bool               // and it has left, so that nothing is to be kept; after received
 }
 
-func newServer(d *device, ep endpoint.Endpoint) *server {
+func newServer(d *device, ep endpoint.Endpoint, quiet bool) *server {
 	s := &server{
 		dev: d, ep: ep, overlap: d.spec.Connection == channel.Socket,
-		slots: make(chan struct{}, lingering),
+		slots: make(chan struct{}, lingering), earlier: d.keptClients(),
 	}
-	for _, what := range d.keep.all() {
-		if n := clientNumber(what); n > 0 {
-			s.earlier = append(s.earlier, what)
-			s.number = n
-		}
+	if quiet {
+		s.quiet, _ = ep.(endpoint.Quiet)
 	}
-	return s
-}
-
-// run serves clients until the context ends, and joins them all.
-func (s *server) run(ctx context.Context) {
-	var wg sync.WaitGroup
-	defer wg.Wait()
+	if n := len(s.earlier); n > 0 {
+		s.number = clientNumber(s.earlier[n-1])
+	}
+	s.ctx, s.stop = context.WithCancelCause(d.daemon.life)
+	if d.spec.Connection == channel.PTY {
+		s.wg.Go(func() { d.keepTTY(s.ctx, ep.Path()) })
+	}
 	// What an earlier daemon had taken from a client comes before all else.
 	first := make(chan struct{})
 	s.before = first
-	wg.Go(func() {
+	s.slots <- struct{}{}
+	s.wg.Go(func() {
 		defer close(first)
-		_ = s.push(ctx, nil) // fails only when the context ends
+		_ = s.push(s.ctx, nil) // fails only when the context ends
+		<-s.slots
 	})
-	for ctx.Err() == nil {
+	return s
+}
+
+// run serves clients until the server is stopped or, at a quiet endpoint, nobody waits.
+func (s *server) run() {
+	for s.ctx.Err() == nil {
 		select {
 		case s.slots <- struct{}{}:
-		case <-ctx.Done():
+		case <-s.ctx.Done():
 			return
 		}
-		v, err := s.next(ctx)
-		if err != nil {
-			<-s.slots
-			if ctx.Err() == nil {
-				s.dev.log.Warn("accept", "error", err)
-				select {
-				case <-time.After(time.Second):
-				case <-ctx.Done():
-				}
-			}
+		v, err := s.next(s.ctx)
+		if err == nil && v != nil {
+			s.serve(s.ctx, v)
 			continue
 		}
-		s.serve(ctx, v, &wg)
+		<-s.slots
+		if err == nil {
+			return
+		}
+		if s.ctx.Err() == nil {
+			s.dev.log.Warn("accept", "error", err)
+			select {
+			case <-time.After(time.Second):
+			case <-s.ctx.Done():
+			}
+		}
 	}
 }
 
-// next waits for a client: those that an earlier daemon had are the first.
+// idle says that all that clients have sent is where it belongs.
+func (s *server) idle() bool { return len(s.slots) == 0 }
+
+// next waits for a client: those that an earlier daemon had are the first. It is nil when
+// nobody waits at a quiet endpoint.
 func (s *server) next(ctx context.Context) (*visit, error) {
 	for len(s.earlier) > 0 {
 		if err := s.dev.pipes.ensure(); err != nil {
@@ -112,8 +127,8 @@ func (s *server) next(ctx context.Context) (*visit, error) {
 		}
 		s.dev.keep.drop(what)
 	}
-	client, err := s.ep.Accept(ctx)
-	if err != nil {
+	client, err := s.accept(ctx)
+	if client == nil || err != nil {
 		return nil, err
 	}
 	if err := s.awaitPipes(ctx); err != nil {
@@ -136,6 +151,13 @@ func (s *server) next(ctx context.Context) (*visit, error) {
 	return v, nil
 }
 
+func (s *server) accept(ctx context.Context) (endpoint.Client, error) {
+	if s.quiet != nil {
+		return s.quiet.AcceptNow()
+	}
+	return s.ep.Accept(ctx)
+}
+
 // awaitPipes makes the pipes for the first client. Where there are no descriptors for
 // them, the client waits.
 func (s *server) awaitPipes(ctx context.Context) error {
@@ -154,13 +176,13 @@ func (s *server) awaitPipes(ctx context.Context) error {
 }
 
 // serve returns when the client has left; what it sent may still be on its way.
-func (s *server) serve(ctx context.Context, v *visit, wg *sync.WaitGroup) {
+func (s *server) serve(ctx context.Context, v *visit) {
 	defer s.dev.clientCame(v.Client)()
 	here, left := context.WithCancel(ctx)
 	defer left()
 	v.left, v.turn, v.received = left, s.before, make(chan struct{})
 	s.before = v.received
-	wg.Go(func() {
+	s.wg.Go(func() {
 		select {
 		case <-v.received:
 			if v.finished && v.kept != "" {
@@ -171,7 +193,7 @@ func (s *server) serve(ctx context.Context, v *visit, wg *sync.WaitGroup) {
 		v.Close()
 		<-s.slots
 	})
-	wg.Go(func() {
+	s.wg.Go(func() {
 		defer close(v.received)
 		v.finished = s.receive(ctx, v)
 	})

@@ -45,6 +45,16 @@ func (e *Epoll) AddHangup(rc syscall.RawConn, id int32) error {
 	return e.add(rc, unix.EpollEvent{Events: unix.EPOLLET, Fd: id})
 }
 
+// AddResting takes rc in and reports nothing of it until Arm.
+func (e *Epoll) AddResting(rc syscall.RawConn, id int32) error {
+	return e.add(rc, unix.EpollEvent{Events: unix.EPOLLONESHOT, Fd: id})
+}
+
+// Arm reports id once, when rc can be read or as soon as it can, and then rests again.
+func (e *Epoll) Arm(rc syscall.RawConn, id int32) error {
+	return e.ctl(rc, unix.EPOLL_CTL_MOD, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT, Fd: id})
+}
+
 func (e *Epoll) add(rc syscall.RawConn, ev unix.EpollEvent) error {
 	return e.ctl(rc, unix.EPOLL_CTL_ADD, &ev)
 }
