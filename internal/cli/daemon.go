@@ -17,6 +17,7 @@ import (
 	backend "github.com/xenchan/xenchan/internal/daemon"
 	"github.com/xenchan/xenchan/internal/fdstore"
 	"github.com/xenchan/xenchan/internal/reconcile"
+	"github.com/xenchan/xenchan/internal/sys"
 	"github.com/xenchan/xenchan/xenstore"
 )
 
@@ -45,6 +46,7 @@ see ` + "`xenchan apply --help`" + `, and heeds those that say who may ask guest
 			config.file, config.verbose = file, verbose
 			config.Channels.Dir = cmp.Or(channels, config.Channels.Dir)
 			oneProcessor()
+			calm()
 			return a.runDaemon(cmd.Context(), config)
 		},
 	}
@@ -126,6 +128,14 @@ func oneProcessor() {
 		runtime.GOMAXPROCS(1)
 	}
 }
+
+// monitorSlack is how long a system call of the daemon may keep the others waiting, if
+// it blocks against all expectations; see [sys.CalmMonitor]. The unit says the same.
+const monitorSlack = 5 * time.Millisecond
+
+// calm has the Go runtime interfere less. Without root's rights it is for the service
+// manager to do.
+func calm() { _ = sys.CalmMonitor(monitorSlack) }
 
 // giveBack gives back what the start of all channels took and nothing needs any more.
 // A stack shrinks by half each time.
