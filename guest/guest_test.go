@@ -265,6 +265,9 @@ func TestHold_tellsTheHost(t *testing.T) {
 	}
 	is(1, "closed")
 	is(2, "closed")
+	k.check(k.dom0.Remove(t.Context(), node(1)))
+	k.nodes(1, name(1), "3") // toolstack.Announce
+	is(1, "closed")
 	// Our own process is the holder here; another has to open it.
 	program := startProgram(t, "sh", "-c", "stty sane; read -r x", filepath.Join(k.links, name(2)))
 	is(2, "open")

@@ -108,7 +108,11 @@ func (u *usage) publish(ctx context.Context) error {
 			state = channel.GuestOpen
 		}
 		if u.said[t.node] == state {
-			continue
+			// A host that offers a device once more makes its nodes anew.
+			now, err := u.h.Store.Read(ctx, t.node+"/"+channel.GuestNode)
+			if now == string(state) && err == nil {
+				continue
+			}
 		}
 		if state == channel.GuestClosed && u.h.held[t.tty] != nil {
 			// Whatever the last one did to the line.
