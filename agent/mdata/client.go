@@ -141,12 +141,14 @@ func (c *Client) Delete(ctx context.Context, key string) error {
 	return err
 }
 
-// ask asks until it is answered.
+// ask asks until it is answered. It is one question however often it is asked, with one
+// id: an answer that comes late is an answer, and of what is given once the only one.
 func (c *Client) ask(ctx context.Context, word string, payload []byte) (frame, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	q := frame{fmt.Sprintf("%08x", rand.Uint32()), word, payload}
 	for limit := firstSilence; ; limit = min(2*limit, Silence) {
-		a, err := c.askOnce(ctx, frame{fmt.Sprintf("%08x", rand.Uint32()), word, payload}, limit)
+		a, err := c.askOnce(ctx, q, limit)
 		switch {
 		case errors.Is(err, errSilent):
 			c.ready = false
@@ -161,31 +163,34 @@ func (c *Client) ask(ctx context.Context, word string, payload []byte) (frame, e
 }
 
 func (c *Client) askOnce(ctx context.Context, q frame, limit time.Duration) (a frame, err error) {
-	is := func(want string) func([]byte) bool {
-		return func(line []byte) bool { return string(line) == want }
+	answered := false
+	send := func(line, until string) error {
+		return c.exchange(ctx, line, limit, func(got []byte, sent bool) bool {
+			f, err := parse(got)
+			if err != nil || f.id != q.id {
+				return sent && until != "" && string(got) == until
+			}
+			answered = f.word == wordSuccess || f.word == wordNotFound || f.word == wordFailure
+			a = f
+			return answered
+		})
 	}
 	if !c.ready {
-		if err := c.exchange(ctx, "\n", limit, is(lineInvalid)); err != nil {
+		if err := send("\n", lineInvalid); err != nil || answered {
 			return a, err
 		}
-		if err := c.exchange(ctx, lineNegotiate+"\n", limit, is(lineV2)); err != nil {
+		if err := send(lineNegotiate+"\n", lineV2); err != nil || answered {
 			return a, err
 		}
 		c.ready = true
 	}
-	err = c.exchange(ctx, string(q.appendTo(nil)), limit, func(line []byte) bool {
-		a, err = parse(line)
-		if err != nil || a.id != q.id {
-			return false
-		}
-		return a.word == wordSuccess || a.word == wordNotFound || a.word == wordFailure
-	})
+	err = send(string(q.appendTo(nil)), "")
 	return a, err
 }
 
 // exchange sends a line and passes over what comes until it is the answer, or
-// nothing has come for a while.
-func (c *Client) exchange(ctx context.Context, line string, limit time.Duration, answers func([]byte) bool) error {
+// nothing has come for a while. answers is told whether the line was sent before.
+func (c *Client) exchange(ctx context.Context, line string, limit time.Duration, answers func(got []byte, sent bool) bool) error {
 	out := c.out
 	c.heard.Store(time.Now().UnixNano())
 	for {
@@ -197,7 +202,7 @@ func (c *Client) exchange(ctx context.Context, line string, limit time.Duration,
 		case out <- line:
 			out = nil
 		case got := <-c.lines:
-			if answers(got) {
+			if answers(got, out == nil) {
 				return nil
 			}
 		case <-time.After(left):

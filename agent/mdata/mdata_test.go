@@ -276,12 +276,10 @@ func TestClient_resyncs(t *testing.T) {
 			h.say("invalid command\n")
 			h.expect("NEGOTIATE V2\n")
 			h.say("V2_OK\n")
-			again := h.line()
-			if again.id == q.id {
-				t.Error("another question has the number of the first")
+			if again := h.line(); again.id != q.id {
+				t.Error("the same question has another number")
 			}
-			h.say("%s", frame{q.id, wordSuccess, []byte("late")}.appendTo(nil))
-			h.say("%s", frame{again.id, wordSuccess, []byte("right")}.appendTo(nil))
+			h.say("%s", frame{q.id, wordSuccess, []byte("right")}.appendTo(nil))
 		}()
 		got, found, err := c.Get(t.Context(), "k")
 		if err != nil || !found || string(got) != "right" {
@@ -289,6 +287,45 @@ func TestClient_resyncs(t *testing.T) {
 		}
 		<-done
 	})
+}
+
+// What is given once may be given late, when the client has begun to ask again: it is
+// not lost for that.
+func TestClient_lateAnswer(t *testing.T) {
+	for _, before := range []string{"\n", "NEGOTIATE V2\n"} {
+		synctest.Test(t, func(t *testing.T) {
+			theirs, ours := net.Pipe()
+			c := NewClient(ours)
+			defer ours.Close()
+			defer c.Close()
+			h := host{t, theirs}
+			go func() {
+				h.expect("\n")
+				h.say("invalid command\n")
+				h.expect("NEGOTIATE V2\n")
+				h.say("V2_OK\n")
+				q := h.line()
+				h.expect("\n") // asked again
+				if before != "\n" {
+					h.say("invalid command\n")
+					h.expect(before)
+				}
+				h.say("%s", frame{q.id, wordSuccess, []byte("once")}.appendTo(nil))
+				h.say("invalid command\nV2_OK\n")
+				h.say("%s", frame{q.id, wordNotFound, nil}.appendTo(nil))
+				h.expect("\n") // the next question
+				h.say("invalid command\n")
+				h.expect("NEGOTIATE V2\n")
+				h.say("V2_OK\n")
+				h.say("%s", frame{h.line().id, wordSuccess, []byte("next")}.appendTo(nil))
+			}()
+			for _, want := range []string{"once", "next"} {
+				if got, found, err := c.Get(t.Context(), "k"); err != nil || !found || string(got) != want {
+					t.Errorf("Get = %q, %v, %v, want %q", got, found, err, want)
+				}
+			}
+		})
+	}
 }
 
 // A slow answer is waited for, as long as some of it comes.
