@@ -211,6 +211,7 @@ func (r *Rig) kill() error {
 	if err != nil {
 		return err
 	}
+	r.logf("the machine with xenstored in %s has taken %.0f s of processor time", r.language(), processorTime(m.PID))
 	if err := p.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("stopping the emulator, process %d: %w", m.PID, err)
 	}
@@ -221,6 +222,24 @@ func (r *Rig) kill() error {
 		time.Sleep(50 * time.Millisecond)
 	}
 	return fmt.Errorf("the emulator, process %d, does not end", m.PID)
+}
+
+// processorTime is what a process and its threads have used, in seconds; 0 if that
+// cannot be told.
+func processorTime(pid int) float64 {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(data), ") ") // behind the name
+	fields := strings.Fields(rest)
+	const user, system, perSecond = 11, 12, 100 // proc_pid_stat(5); USER_HZ
+	if len(fields) <= system {
+		return 0
+	}
+	a, _ := strconv.Atoi(fields[user])
+	b, _ := strconv.Atoi(fields[system])
+	return float64(a+b) / perSecond
 }
 
 // Status says in one line whether the machine runs.

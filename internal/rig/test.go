@@ -32,9 +32,9 @@ type Test struct {
 // the environment variables that begin with XENCHAN_, and returns its exit
 // status. A binary that outlives its -test.timeout gets SIGQUIT, so that it shows
 // its goroutines. When dom0 itself hangs, the machine is stopped and the error
-// carries the end of its console. After a failure, what the guests' consoles
-// showed last follows on stderr. After that, and when ctx ends, all guests are
-// destroyed.
+// carries the end of its console. When the binary did not end as one whose tests
+// failed, and said why, what the last guests' consoles showed follows on stderr.
+// After that, and when ctx ends, all guests are destroyed.
 func (r *Rig) RunTest(ctx context.Context, t Test, stdout, stderr io.Writer) (int, error) {
 	limit := t.limit() + testGrace
 	name := filepath.Base(t.Binary)
@@ -86,18 +86,18 @@ func (t Test) script(name string, limit time.Duration) string {
 	for _, a := range t.Args {
 		words = append(words, Quote(a))
 	}
-	const lines = 25
+	const logs, lines = 3, 25
 	return fmt.Sprintf(`: >.started
 timeout -s QUIT -k 10 %[1]d %[2]s
 rc=$?
 [ $rc = 0 ] && exit 0
 [ $rc = 137 ] && echo "rig: killed, it did not end within %[1]d s" >&2
-for log in $(find /var/log/xen/console -name 'guest-*.log' -newer .started); do
+[ $rc = 1 ] || for log in $(find /var/log/xen/console -name 'guest-*.log' -newer .started | xargs -r ls -t | head -n %[3]d); do
 	echo "--- end of $log" >&2
-	tail -n %[3]d "$log" >&2
+	tail -n %[4]d "$log" >&2
 done
-%[4]sexit $rc
-`, int(limit.Seconds()), strings.Join(words, " "), lines, destroyGuests)
+%[5]sexit $rc
+`, int(limit.Seconds()), strings.Join(words, " "), logs, lines, destroyGuests)
 }
 
 const destroyGuests = `for domid in $(xenstore-list /local/domain); do

@@ -26,7 +26,7 @@ func copySize(t *testing.T) int {
 	t.Helper()
 	text := os.Getenv("XENCHAN_COPY")
 	if text == "" {
-		return mebi
+		return 256 << 10
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil {
@@ -40,12 +40,12 @@ type agentGuest struct{ helper }
 
 func (g agentGuest) ask(args ...string) string {
 	g.t.Helper()
-	return strings.TrimSpace(xenchan(g.t, append([]string{"agent", g.Name()}, args...)...))
+	return strings.TrimSpace(xenchan(g.t, append([]string{"agent", "--timeout", "1m", g.Name()}, args...)...))
 }
 
 func (g agentGuest) refuses(status int, says string, args ...string) {
 	g.t.Helper()
-	_, err := tryXenchan(g.t.Context(), append([]string{"agent", g.Name()}, args...)...)
+	_, err := tryXenchan(g.t.Context(), append([]string{"agent", "--timeout", "1m", g.Name()}, args...)...)
 	if exitStatus(err) != status || !strings.Contains(err.Error(), says) {
 		g.t.Errorf("agent %q: %v; want status %d, %q", args, err, status, says)
 	}
@@ -66,7 +66,7 @@ func TestAgent_qemuGA(t *testing.T) {
 	}
 	g.setUp()
 	g.startAgent()
-	t.Logf("ping: %s", g.ask("ping", "--timeout", "1m"))
+	t.Logf("ping: %s", g.ask("ping"))
 	if kernel := strings.TrimSpace(g.Run("uname -r")); !strings.Contains(g.ask("os"), kernel) {
 		t.Errorf("os: %s, the kernel is %s", g.ask("os"), kernel)
 	}
@@ -100,7 +100,7 @@ func TestAgent_qemuGA(t *testing.T) {
 
 	// A clean end, from inside, and xenchan waits until it has come true.
 	g.Run("printf '#!/bin/sh\\nexec busybox poweroff -f\\n' >/sbin/shutdown; chmod +x /sbin/shutdown")
-	g.ask("shutdown")
+	g.ask("shutdown", "--within", "3m")
 	if out, err := xlguest.XL(t.Context(), "domid", g.Name()); err == nil {
 		t.Errorf("the domain is still there: %s", out)
 	}
@@ -128,7 +128,7 @@ func (g agentGuest) copy(size int) (file string) {
 		begin := time.Now()
 		ctx, cancel := context.WithTimeout(g.t.Context(), 20*time.Minute)
 		defer cancel()
-		if _, err := tryXenchan(ctx, "agent", g.Name(), "cp", from, to); err != nil {
+		if _, err := tryXenchan(ctx, "agent", "--timeout", "1m", g.Name(), "cp", from, to); err != nil {
 			g.t.Fatal(err)
 		}
 		return time.Since(begin).Round(time.Millisecond)
@@ -163,15 +163,15 @@ func (g agentGuest) reboots() {
 		if exitStatus(err) != 1 || !strings.Contains(err.Error(), "the channel of the guest agent has ended") {
 			g.t.Errorf("a command in a guest that reboots: %v", err)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(xlguest.Patience):
 		g.t.Error("a command in a guest that reboots does not end")
 	}
-	eventually(g.t, "a new domain", time.Minute, func() bool {
+	eventually(g.t, "a new domain", func() bool {
 		out, err := xlguest.XL(g.t.Context(), "domid", g.Name())
 		return err == nil && strings.TrimSpace(out) != old.String()
 	})
 	g.Attach()
-	g.Wait("GUEST UP", 2*time.Minute)
+	g.Wait("GUEST UP")
 	g.setUp()
 	g.startAgent()
 	g.ping("after its guest was rebooted")

@@ -19,7 +19,7 @@ func TestConfig(t *testing.T) {
 	const name = "org.xenchan.config.0"
 	g := startHelper(t, xlguest.Config{Agent: true})
 	attach(t, g.Name(), "connection=socket,name="+name)
-	xenchan(t, "wait", g.Name(), "--channel", name, "--timeout", "30s")
+	xenchan(t, "wait", g.Name(), "--channel", name, "--timeout", "3m")
 
 	dir := t.TempDir()
 	user := "#cloud-config\n" + strings.Repeat("# what takes more than a ring has room for\n", 300)
@@ -28,15 +28,15 @@ func TestConfig(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	serve := exec.Command("xenchan", "config", "serve", g.Name(), "--user-data", filepath.Join(dir, "user"), "--secret", "pw="+filepath.Join(dir, "pw"), "--timeout", "2m")
+	serve := exec.Command("xenchan", "config", "serve", g.Name(), "--user-data", filepath.Join(dir, "user"), "--secret", "pw="+filepath.Join(dir, "pw"), "--timeout", "10m")
 	var log strings.Builder
 	serve.Stdout, serve.Stderr = &log, &log
 	if err := serve.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer serve.Process.Kill()
-	if got := g.Run(`mkdir -p /run; xenchan-guest setup && xenchan-guest config fetch --timeout 1m --to /seed &&
-xenchan-guest config get pw --timeout 1m; echo; xenchan-guest config get pw --timeout 1m 2>&1; true`); got != "s3cret\nxenchan-guest: the host has no pw\n" {
+	if got := g.Run(`mkdir -p /run; xenchan-guest setup && xenchan-guest config fetch --timeout 3m --to /seed &&
+xenchan-guest config get pw --timeout 3m; echo; xenchan-guest config get pw --timeout 3m 2>&1; true`); got != "s3cret\nxenchan-guest: the host has no pw\n" {
 		t.Errorf("the guest says %q", got)
 	}
 	if got := g.Run("cat /seed/user-data"); got != user {
@@ -45,8 +45,8 @@ xenchan-guest config get pw --timeout 1m; echo; xenchan-guest config get pw --ti
 	if got := g.Run("cat /seed/meta-data"); !strings.Contains(got, `"local-hostname":"`+g.Name()+`"`) {
 		t.Errorf("meta-data is %q", got)
 	}
-	g.Run("xenchan-guest config done --timeout 1m")
-	xenchan(t, "wait", g.Name(), "--for", "configured", "--timeout", "30s")
+	g.Run("xenchan-guest config done --timeout 3m")
+	xenchan(t, "wait", g.Name(), "--for", "configured", "--timeout", "3m")
 	if err := serve.Wait(); err != nil {
 		t.Errorf("config serve: %v", err)
 	}

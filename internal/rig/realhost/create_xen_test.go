@@ -31,7 +31,7 @@ func TestCreate(t *testing.T) {
 	file := xlguest.WriteConfig(t, xlguest.Config{Name: "made", Extra: twoChannels})
 	xenchan(t, "create", file)
 	g := xlguest.Adopt(t, "made")
-	g.Wait("GUEST UP", 2*time.Minute)
+	g.Wait("GUEST UP")
 	rows := list(t, "made")
 	a, b := rows["org.example.a.0"], rows["org.example.b.0"]
 	if a.DevID != 1 || *a.State != 4 || b.DevID != 2 || *b.State != 4 || len(rows) != 2 {
@@ -84,7 +84,7 @@ func exitStatus(err error) int {
 // nothingLeft says what is in xenstore now and was not before, and which domains.
 func nothingLeft(t *testing.T, before string) {
 	t.Helper()
-	eventually(t, "no zombie", 20*time.Second, func() bool { return gone(t, "made") && gone(t, "half") })
+	eventually(t, "no zombie", func() bool { return gone(t, "made") && gone(t, "half") })
 	old := strings.Split(before, "\n")
 	for _, line := range strings.Split(xenstoreLS(t), "\n") {
 		// libxl leaves empty directories of its own.
@@ -170,7 +170,7 @@ func start(t *testing.T, cmd *exec.Cmd) {
 // awaitDomain waits until xenstore has a domain's name, which is early in its making.
 func awaitDomain(t *testing.T, name string) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(xlguest.Patience); time.Now().Before(end); {
 		if out, _ := exec.Command("xenstore-ls", "/local/domain").Output(); strings.Contains(string(out), `name = "`+name+`"`) {
 			return
 		}

@@ -34,7 +34,7 @@ const declaredName = "org.example.declared.0"
 // declaredWorks waits until a domain has its declared channel, and uses it.
 func declaredWorks(t *testing.T, g *xlguest.Guest, tty string) channel.Info {
 	t.Helper()
-	eventually(t, "the declared channel is connected", time.Minute, func() bool {
+	eventually(t, "the declared channel is connected", func() bool {
 		c, ok := list(t, g.Name())[declaredName]
 		return ok && c.State != nil && *c.State == 4 && c.FrontendState != nil && *c.FrontendState == 4
 	})
@@ -73,24 +73,24 @@ func TestDeclared(t *testing.T) {
 	step("rebooted", func() {
 		old := g.DomID()
 		xl(t, "reboot", g.Name())
-		eventually(t, "a new domain", time.Minute, func() bool {
+		eventually(t, "a new domain", func() bool {
 			out, err := xlguest.XL(t.Context(), "domid", g.Name())
 			return err == nil && strings.TrimSpace(out) != old.String()
 		})
-		eventually(t, "no zombie of the old one", time.Minute, func() bool { return !strings.Contains(xl(t, "list"), "(null)") })
+		eventually(t, "no zombie of the old one", func() bool { return !strings.Contains(xl(t, "list"), "(null)") })
 		if strings.Contains(xenstoreLS(t), "/backend/console/"+old.String()+"/") {
 			t.Error("the old domain's channel is left behind")
 		}
 		g.Attach()
-		g.Wait("GUEST UP", 2*time.Minute)
+		g.Wait("GUEST UP")
 		declaredWorks(t, g, "/dev/hvc2")
 	})
 	saved := filepath.Join(t.TempDir(), "saved")
 	step("restored", func() {
 		xl(t, "save", g.Name(), saved)
-		eventually(t, "the saved domain is gone", 20*time.Second, func() bool { return gone(t, g.Name()) })
+		eventually(t, "the saved domain is gone", func() bool { return gone(t, g.Name()) })
 		xl(t, "restore", saved)
-		g.Attach()
+		g.Reattach()
 		declaredWorks(t, g, "/dev/hvc2")
 	})
 	if err := os.Remove(file); err != nil {
@@ -118,13 +118,13 @@ func TestDeclared_beforeTheGuestRuns(t *testing.T) {
 	for i := range 2 {
 		xl(t, "create", "-q", "-p", cfg)
 		if i > 0 { // once as it comes, then when all are there
-			eventually(t, "the channels are there", 10*time.Second, func() bool { return len(list(t, "TestDeclared")) == 3 })
+			eventually(t, "the channels are there", func() bool { return len(list(t, "TestDeclared")) == 3 })
 		}
 		t.Logf("when xl create -p has returned there are %d channels", len(list(t, "TestDeclared")))
 		xl(t, "destroy", "TestDeclared")
-		eventually(t, "no zombie", 20*time.Second, func() bool { return gone(t, "TestDeclared") })
+		eventually(t, "no zombie", func() bool { return gone(t, "TestDeclared") })
 	}
-	eventually(t, "nothing is left behind", 10*time.Second, func() bool { return !strings.Contains(xenstoreLS(t), "org.example") })
+	eventually(t, "nothing is left behind", func() bool { return !strings.Contains(xenstoreLS(t), "org.example") })
 }
 
 // A domain that migrates has its declared channel on the host that it comes to,
@@ -139,7 +139,7 @@ func TestDeclared_migration(t *testing.T) {
 	g.mapping(declaredName)
 	old := g.DomID()
 	xl(t, "migrate", "-s", "", g.Name(), "xl migrate-receive")
-	g.Attach()
+	g.Reattach()
 	if g.DomID() == old {
 		t.Error("it is the same domain")
 	}

@@ -50,7 +50,7 @@ func TestDeviceModel(t *testing.T) {
 	run(t, "xenstore-write", "/local/domain/0/device-model", "") // libxl leaves it behind
 	before := xenstoreLS(t)
 	dir := t.TempDir()
-	g := xlguest.Create(t, xlguest.Config{Name: "standin", Extra: stockConfig(installDeviceModel(t), dir)})
+	g := xlguest.Start(t, xlguest.Config{Name: "standin", Extra: stockConfig(installDeviceModel(t), dir)})
 	checkStandIn(t, g, dir, "as created")
 	if theirs := xl(t, "channel-list", g.Name()); theirs != xenchan(t, "list", g.Name(), "--xl") {
 		t.Errorf("xl channel-list says\n%s", theirs)
@@ -59,22 +59,22 @@ func TestDeviceModel(t *testing.T) {
 	// The daemon is killed, and the guest does not notice.
 	h.stop(syscall.SIGKILL)
 	h.start()
-	echo(t, clientSoon(t, filepath.Join(dir, "stock.sock")), 64<<10)
+	echo(t, clientSoon(t, filepath.Join(dir, "stock.sock")), 16<<10)
 
 	old := g.DomID()
 	xl(t, "reboot", g.Name())
-	eventually(t, "a new domain", time.Minute, func() bool {
+	eventually(t, "a new domain", func() bool {
 		out, err := xlguest.XL(t.Context(), "domid", g.Name())
 		return err == nil && strings.TrimSpace(out) != old.String()
 	})
-	g = xlguest.Adopt(t, g.Name())
-	g.Wait("GUEST UP", 2*time.Minute)
+	g.Attach()
+	g.Wait("GUEST UP")
 	checkStandIn(t, g, dir, "after a reboot")
 
 	file := filepath.Join(t.TempDir(), "saved")
 	xl(t, "save", g.Name(), file)
 	xl(t, "restore", file)
-	g = xlguest.Adopt(t, g.Name())
+	g.Reattach()
 	checkStandIn(t, g, dir, "restored")
 	xl(t, "destroy", g.Name())
 	nothingLeft(t, before)
@@ -87,7 +87,7 @@ func TestDeviceModel(t *testing.T) {
 func checkStandIn(t *testing.T, g *xlguest.Guest, dir, when string) {
 	t.Helper()
 	names := []string{"org.example.first.0", "org.example.pty.0", "org.example.socket.0"}
-	eventually(t, when+": three channels are connected", 30*time.Second, func() bool {
+	eventually(t, when+": three channels are connected", func() bool {
 		rows := list(t, g.Name())
 		return !slices.ContainsFunc(names, func(n string) bool {
 			c, ok := rows[n]
@@ -97,10 +97,7 @@ func checkStandIn(t *testing.T, g *xlguest.Guest, dir, when string) {
 	if n := qemus(t); n > 0 {
 		t.Errorf("%s: %d QEMU processes run", when, n)
 	}
-	size := 128 << 10 // TestHotplug_stream moves more
-	if when != "as created" || testing.Short() {
-		size = 16 << 10
-	}
+	const size = 16 << 10 // TestHotplug_stream moves more
 	echoEverywhere(g, len(names))
 	took := echo(t, client(t, filepath.Join(dir, "stock.sock")), size)
 	t.Logf("%s: socket, %d bytes each way in %v", when, size, took.Round(time.Millisecond))
@@ -128,12 +125,11 @@ for i in $(seq 500); do [ $(ls /tmp/up* 2>/dev/null | wc -l) -ge %[1]d ] && exit
 // what xl shows is what it shows with QEMU.
 func TestDeviceModel_alone(t *testing.T) {
 	dir := t.TempDir()
-	g := xlguest.Create(t, xlguest.Config{Name: "alone", Extra: stockConfig(installDeviceModel(t), dir)})
-	eventually(t, "the socket's channel is connected", time.Minute, func() bool {
+	g := xlguest.Start(t, xlguest.Config{Name: "alone", Extra: stockConfig(installDeviceModel(t), dir)})
+	eventually(t, "the socket's channel is connected", func() bool {
 		c, ok := list(t, g.Name())["org.example.socket.0"]
 		return ok && c.State != nil && *c.State == 4
 	})
-	g.Wait("GUEST UP", 2*time.Minute)
 	echoAgent(g, "/dev/hvc1")
 	c := client(t, filepath.Join(dir, "stock.sock"))
 	echo(t, c, 16<<10)
@@ -146,6 +142,10 @@ func TestDeviceModel_alone(t *testing.T) {
 	}
 	t.Logf("alone it has %s", strings.TrimSpace(run(t, "grep", "RssAnon", "/proc/"+pid+"/status")))
 	run(t, "kill", "-KILL", pid)
+	eventually(t, "it has closed its socket", func() bool { // else the next client may still be its own
+		stat, err := os.ReadFile("/proc/" + pid + "/stat")
+		return err != nil || strings.Contains(string(stat), ") Z ")
+	})
 	args := strings.Split(strings.TrimRight(string(line), "\x00"), "\x00")
 	again := exec.Command(args[0], args[1:]...)
 	var log strings.Builder
@@ -163,12 +163,12 @@ func TestDeviceModel_alone(t *testing.T) {
 		if err != nil {
 			t.Errorf("%v\n%s", err, log.String())
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(xlguest.Patience):
 		t.Error("the device model outlives its domain")
 	}
 
-	q := xlguest.Create(t, xlguest.Config{Name: "qemu", Extra: stockConfig("", dir)})
-	eventually(t, "QEMU's channel is connected", time.Minute, func() bool {
+	q := xlguest.Start(t, xlguest.Config{Name: "qemu", Extra: stockConfig("", dir)})
+	eventually(t, "QEMU's channel is connected", func() bool {
 		return strings.Count(xl(t, "channel-list", q.Name()), " 4 ") >= 2
 	})
 	theirs := withoutNumbers(xl(t, "channel-list", q.Name()))
@@ -181,7 +181,7 @@ func TestDeviceModel_alone(t *testing.T) {
 func clientSoon(t *testing.T, path string) net.Conn {
 	t.Helper()
 	var c net.Conn
-	eventually(t, "somebody listens at "+path, 20*time.Second, func() (ok bool) {
+	eventually(t, "somebody listens at "+path, func() (ok bool) {
 		var err error
 		c, err = net.Dial("unix", path)
 		return err == nil

@@ -33,7 +33,7 @@ func startHelper(t *testing.T, c xlguest.Config) helper {
 	h := helper{xlguest.Start(t, c), t}
 	t.Cleanup(func() {
 		if t.Failed() {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			ctx, cancel := context.WithTimeout(context.Background(), xlguest.Patience)
 			defer cancel()
 			h.Exec(ctx, "ps; ls -l /dev/xen-channel; cat /run/xenchan-guest/terminals /tmp/hold.log /tmp/ga.log") // to be seen on the console
 		}
@@ -51,27 +51,39 @@ func (h helper) startAgent() {
 	h.Run("xenchan-guest run " + agentName + " -- qemu-ga -m isa-serial -p {} >/tmp/ga.log 2>&1 </dev/null &")
 }
 
-// has waits until these channels are connected.
-func (h helper) has(names ...string) {
+// has waits until these channels are connected, and returns what list says of them.
+func (h helper) has(names ...string) map[string]channel.Info {
 	h.t.Helper()
-	eventually(h.t, fmt.Sprint("the channels are ", names), time.Minute, func() bool {
-		rows := list(h.t, h.Name())
-		for _, n := range names {
-			if c := rows[n]; c.State == nil || *c.State != 4 || c.FrontendState == nil || *c.FrontendState != 4 {
-				return false
-			}
-		}
-		return true
+	return h.are("connected", names, func(channel.Info) bool { return true })
+}
+
+// held is has, and waits until the guest holds their terminals too: until then Linux
+// answers the host with an echo of what it sends, and takes ^C and ^D for its own.
+func (h helper) held(names ...string) map[string]channel.Info {
+	h.t.Helper()
+	return h.are("held by the guest", names, func(c channel.Info) bool {
+		return c.Guest == channel.GuestOpen || c.Guest == channel.GuestClosed
 	})
+}
+
+func (h helper) are(what string, names []string, too func(channel.Info) bool) (rows map[string]channel.Info) {
+	h.t.Helper()
+	eventually(h.t, fmt.Sprintf("the channels %v are %s", names, what), func() bool {
+		rows = list(h.t, h.Name())
+		return !slices.ContainsFunc(names, func(n string) bool {
+			c := rows[n]
+			return c.State == nil || *c.State != 4 || c.FrontendState == nil || *c.FrontendState != 4 || !too(c)
+		})
+	})
+	return rows
 }
 
 // mapping proves where each name leads: the host sends a line over each channel,
 // and the guest reads it below the name. Nothing comes back by itself.
 func (h helper) mapping(names ...string) {
 	h.t.Helper()
-	h.has(names...)
 	clients := make(map[string]io.Reader)
-	rows := list(h.t, h.Name())
+	rows := h.held(names...)
 	for _, n := range names {
 		c := client(h.t, rows[n].Path)
 		defer c.Close()
@@ -79,9 +91,9 @@ func (h helper) mapping(names ...string) {
 		clients[n] = c
 	}
 	slices.Sort(names)
-	got := h.Run(`for n in ` + strings.Join(names, " ") + `; do
-xenchan-guest wait --timeout 30s $n >/dev/null || { ls -l /dev/xen-channel; cat /tmp/hold.log; exit 1; }
-echo "$n $(timeout 30 head -n 1 <>/dev/xen-channel/$n | cat -v)"; echo "from $n" >/dev/xenchannel/$n
+	got := h.Run(`xenchan-guest wait --timeout 3m ` + names[0] + ` >/dev/null || { ls -l /dev/xen-channel; cat /tmp/hold.log; exit 1; }
+for n in ` + strings.Join(names, " ") + `; do
+echo "$n $(timeout 180 head -n 1 <>/dev/xen-channel/$n | cat -v)"; echo "from $n" >/dev/xenchannel/$n
 done`)
 	var want strings.Builder
 	for _, n := range names {
@@ -101,7 +113,7 @@ done`)
 // ping waits until the agent answers.
 func (h helper) ping(when string) {
 	h.t.Helper()
-	eventually(h.t, "the agent answers "+when, time.Minute, func() bool {
+	eventually(h.t, "the agent answers "+when, func() bool {
 		_, err := tryXenchan(h.t.Context(), "agent", h.Name(), "ping")
 		return err == nil
 	})
@@ -113,27 +125,15 @@ func (h helper) restore() {
 	h.t.Helper()
 	file := filepath.Join(h.t.TempDir(), "saved")
 	xl(h.t, "save", h.Name(), file)
-	eventually(h.t, "the saved domain is gone", 20*time.Second, func() bool { return gone(h.t, h.Name()) })
+	eventually(h.t, "the saved domain is gone", func() bool { return gone(h.t, h.Name()) })
 	xl(h.t, "restore", file)
-	h.Attach()
-	// A console that is opened very early may be closed once more.
-	eventually(h.t, "the restored guest answers", time.Minute, func() bool {
-		ctx, cancel := context.WithTimeout(h.t.Context(), 30*time.Second)
-		defer cancel()
-		_, _, err := h.Exec(ctx, ":")
-		if err != nil {
-			h.t.Logf("restored: %v", err)
-			h.Attach()
-		}
-		return err == nil
-	})
+	h.Reattach()
 }
 
 // opened talks with `xenchan-guest open NAME`, which the guest has started once.
 func (h helper) opened(name, when string) {
 	h.t.Helper()
-	h.has(name)
-	c := client(h.t, list(h.t, h.Name())[name].Path)
+	c := client(h.t, h.held(name)[name].Path)
 	defer c.Close()
 	fmt.Fprintf(c, "%s\n", when)
 	h.Run(fmt.Sprintf("for i in $(seq 500); do grep -qx '%s' /tmp/heard && break; usleep 20000; done; grep -qx '%[1]s' /tmp/heard && echo '%[1]s' >/tmp/say", when))
@@ -169,7 +169,7 @@ func TestHelper(t *testing.T) {
 
 	h.startAgent()
 	h.ping("at first")
-	eventually(t, "the host sees who is there", time.Minute, func() bool {
+	eventually(t, "the host sees who is there", func() bool {
 		rows := list(t, h.Name())
 		return rows[agentName].Guest == channel.GuestOpen && rows["a"].Guest == channel.GuestClosed
 	})
@@ -198,7 +198,7 @@ func TestHelper(t *testing.T) {
 	h.restore()
 	h.mapping("a", "c")
 	h.ping("after the guest was restored")
-	eventually(t, "the host sees who is there after the restore", time.Minute, func() bool {
+	eventually(t, "the host sees who is there after the restore", func() bool {
 		rows := list(t, h.Name())
 		return rows[agentName].Guest == channel.GuestOpen && rows["a"].Guest == channel.GuestClosed
 	})

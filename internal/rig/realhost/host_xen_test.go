@@ -54,7 +54,7 @@ func (h *host) run() *host {
 	t.Cleanup(func() {
 		h.stop(syscall.SIGTERM)
 		if t.Failed() {
-			t.Logf("daemon:\n%s", h.log.String())
+			xlguest.Dump(t, "the daemon's log", h.log.String())
 		}
 	})
 	return h
@@ -83,7 +83,7 @@ func (h *host) start() {
 // ready waits until the daemon answers.
 func (h *host) ready() {
 	h.t.Helper()
-	eventually(h.t, "the daemon answers", 20*time.Second, func() bool {
+	eventually(h.t, "the daemon answers", func() bool {
 		_, err := daemon.Query(h.t.Context(), runDir)
 		return err == nil
 	})
@@ -107,7 +107,7 @@ func guest(t *testing.T, c xlguest.Config) *xlguest.Guest {
 	t.Helper()
 	g := xlguest.Shared(t, c)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), xlguest.Patience)
 		defer cancel()
 		if err := unplugAll(ctx, g.Name()); err != nil {
 			t.Errorf("unplugging what the test has plugged in: %v", err)
@@ -144,11 +144,11 @@ func xenchan(t *testing.T, args ...string) string {
 	return out
 }
 
-// tryXenchan gives a command a minute, if ctx says nothing else.
+// tryXenchan gives a command [xlguest.Patience], if ctx says nothing else.
 func tryXenchan(ctx context.Context, args ...string) (string, error) {
 	if _, limited := ctx.Deadline(); !limited {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, time.Minute)
+		ctx, cancel = context.WithTimeout(ctx, xlguest.Patience)
 		defer cancel()
 	}
 	cmd := exec.CommandContext(ctx, "xenchan", args...)
@@ -178,18 +178,24 @@ func list(t *testing.T, domain string) map[string]channel.Info {
 // attach plugs a channel in and returns where its host end is.
 func attach(t *testing.T, domain, spec string) string {
 	t.Helper()
-	return strings.TrimSpace(xenchan(t, "attach", domain, spec, "--wait"))
+	return strings.TrimSpace(xenchan(t, "attach", domain, spec, "--wait", "--timeout", "3m"))
 }
 
-// client opens a channel's host end.
+// client opens a channel's host end. What it waits for in vain ends with an error.
 func client(t *testing.T, path string) io.ReadWriteCloser {
 	t.Helper()
-	var c io.ReadWriteCloser
+	var c interface {
+		io.ReadWriteCloser
+		SetDeadline(time.Time) error
+	}
 	var err error
 	if strings.HasPrefix(path, "/dev/") {
 		c, err = os.OpenFile(path, os.O_RDWR|syscall.O_NOCTTY|syscall.O_NONBLOCK, 0)
 	} else {
 		c, err = net.Dial("unix", path)
+	}
+	if err == nil {
+		err = c.SetDeadline(time.Now().Add(3 * xlguest.Patience)) // tests use one for long
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -231,7 +237,7 @@ func echo(t *testing.T, c io.ReadWriter, size int) time.Duration {
 		if err := errors.Join(err, <-sent); err != nil {
 			t.Fatal(err)
 		}
-	case <-time.After(3 * time.Minute):
+	case <-time.After(xlguest.Patience):
 		t.Fatal("no echo")
 	}
 	if !bytes.Equal(got, want) {
@@ -240,12 +246,16 @@ func echo(t *testing.T, c io.ReadWriter, size int) time.Duration {
 	return time.Since(begin)
 }
 
-func eventually(t *testing.T, what string, limit time.Duration, f func() bool) {
+// eventually waits until f says so, or fails the test after [xlguest.Patience]. It asks
+// ever less often: f mostly runs a command, for which dom0 has one slow processor.
+func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for end := time.Now().Add(limit); !f(); time.Sleep(50 * time.Millisecond) {
+	pause := 20 * time.Millisecond
+	for end := time.Now().Add(xlguest.Patience); !f(); time.Sleep(pause) {
 		if time.Now().After(end) {
-			t.Fatalf("not within %v: %s", limit, what)
+			t.Fatalf("not within %v: %s", xlguest.Patience, what)
 		}
+		pause = min(2*pause, 300*time.Millisecond)
 	}
 }
 

@@ -12,7 +12,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/xenchan/xenchan/internal/rig/xlguest"
 )
@@ -52,7 +51,7 @@ func libvirtd(t *testing.T) {
 			t.Logf("libvirtd:\n%s", log.String())
 		}
 	})
-	eventually(t, "libvirt's driver for Xen answers", time.Minute, func() bool {
+	eventually(t, "libvirt's driver for Xen answers", func() bool {
 		return exec.Command("virsh", "-c", "xen:///system", "version").Run() == nil
 	})
 }
@@ -115,7 +114,7 @@ func TestLibvirt(t *testing.T) {
 	defer virsh(t, "undefine", "virt")
 	check := func(g *xlguest.Guest, when string) {
 		t.Helper()
-		eventually(t, when+": both channels are connected", 30*time.Second, func() bool {
+		eventually(t, when+": both channels are connected", func() bool {
 			rows := list(t, "virt")
 			for _, name := range []string{"org.example.socket.0", "org.example.pty.0"} {
 				c, ok := rows[name]
@@ -139,7 +138,7 @@ func TestLibvirt(t *testing.T) {
 	}
 	virsh(t, "start", "virt")
 	g := xlguest.Adopt(t, "virt")
-	g.Wait("GUEST UP", 2*time.Minute)
+	g.Wait("GUEST UP")
 	check(g, "started")
 	if state := strings.TrimSpace(virsh(t, "domstate", "virt")); state != "running" {
 		t.Errorf("virsh domstate: %q", state)
@@ -147,7 +146,8 @@ func TestLibvirt(t *testing.T) {
 	saved := filepath.Join(t.TempDir(), "saved")
 	virsh(t, "save", "virt", saved)
 	virsh(t, "restore", saved)
-	check(xlguest.Adopt(t, "virt"), "restored")
+	g.Reattach()
+	check(g, "restored")
 	virsh(t, "destroy", "virt")
 	nothingLeft(t, before)
 }

@@ -56,7 +56,7 @@ func TestDaemon_restartsInMidStream(t *testing.T) {
 		time.Sleep(time.Duration(rand.IntN(100)) * time.Millisecond)
 		h.start()
 		h.ready()
-		eventually(t, "bytes come again", 30*time.Second, func() bool { return f.joined.Load() > joined || t.Failed() })
+		eventually(t, "bytes come again", func() bool { return f.joined.Load() > joined || t.Failed() })
 		if signal == syscall.SIGTERM {
 			repeatedByStops += f.repeated.Load() - repeated
 		}
@@ -70,7 +70,7 @@ func TestDaemon_restartsInMidStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	total := int64(rounds * len(f.text))
-	eventually(t, "all bytes arrive", time.Minute, func() bool { return f.pos.Load() >= total || t.Failed() })
+	eventually(t, "all bytes arrive", func() bool { return f.pos.Load() >= total || t.Failed() })
 	c := list(t, g.Name())["org.example.stream.0"]
 	t.Logf("%d kills and %d stops in mid-stream: %d bytes sent, %d arrived, %d of them twice (%d at stops), %d dropped",
 		kills, stops, total, f.pos.Load(), f.repeated.Load(), repeatedByStops, *c.Dropped)

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/xenchan/xenchan/internal/rig/xlguest"
 )
@@ -30,7 +29,7 @@ func TestDriverDomain(t *testing.T) {
 	// The backend by its name, from the boot; and by its domid, hot-plugged.
 	xenchan(t, "create", xlguest.WriteConfig(t, xlguest.Config{Name: "user", Extra: `channel = [ "connection=pty,name=org.example.d.0,backend=driver" ]`}))
 	front := xlguest.Adopt(t, "user")
-	front.Wait("GUEST UP", 2*time.Minute)
+	front.Wait("GUEST UP")
 	defer func() {
 		if t.Failed() {
 			t.Logf("daemon:\n%s", back.Run("cat /tmp/log"))
@@ -44,7 +43,7 @@ func TestDriverDomain(t *testing.T) {
 	echoAgent(front, "/dev/hvc1")
 	for i := range 3 {
 		word := fmt.Sprintf("hello-%d", i)
-		got := back.Run(fmt.Sprintf("exec 3<>%s; stty raw -echo <&3; echo %s >&3; timeout 20 head -c %d <&3", tty, word, len(word)+1))
+		got := back.Run(fmt.Sprintf("exec 3<>%s; stty raw -echo <&3; echo %s >&3; timeout 180 head -c %d <&3", tty, word, len(word)+1))
 		if !strings.Contains(got, word) {
 			t.Errorf("the driver domain's client got %q", got)
 		}

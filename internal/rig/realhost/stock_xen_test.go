@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/internal/rig/xlguest"
@@ -28,7 +27,7 @@ func TestDestroy_leavesNothing(t *testing.T) {
 	c := client(t, path)
 	echo(t, c, 4096)
 	g.Destroy()
-	eventually(t, "no zombie", 20*time.Second, func() bool { return gone(t, g.Name()) })
+	eventually(t, "no zombie", func() bool { return gone(t, g.Name()) })
 	if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil {
 		t.Errorf("the client read %d bytes, %v", n, err)
 	}
@@ -60,7 +59,7 @@ func TestDomain_comesAndGoes(t *testing.T) {
 	last := g.DomID()
 	left := func(how string) {
 		t.Helper()
-		eventually(t, "the domain is gone after "+how, time.Minute, func() bool { return gone(t, g.Name()) })
+		eventually(t, "the domain is gone after "+how, func() bool { return gone(t, g.Name()) })
 		if strings.Contains(xenstoreLS(t), "/backend/console/"+last.String()+"/") {
 			t.Errorf("%s leaves the old domain's channel behind", how)
 		}
@@ -69,7 +68,7 @@ func TestDomain_comesAndGoes(t *testing.T) {
 	xl(t, "save", g.Name(), file)
 	left("saving")
 	xl(t, "restore", file)
-	g.Attach()
+	g.Reattach()
 	path := attach(t, g.Name(), "connection=socket,name=org.example.after.0")
 	echoAgent(g, freeTTY(g))
 	echo(t, client(t, path), 4096)

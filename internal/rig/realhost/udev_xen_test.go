@@ -57,8 +57,7 @@ for d in xen-channel xen-channels xenchannel; do [ "$(ls /dev/$d 2>/dev/null | x
 // said proves where names lead in a guest where nobody holds the terminals.
 func (h helper) said(names ...string) {
 	h.t.Helper()
-	h.has(names...)
-	rows := list(h.t, h.Name())
+	rows := h.has(names...)
 	for _, n := range names {
 		h.Run("echo from " + n + " | xenchan-guest open " + n + " --linger 0")
 		c := client(h.t, rows[n].Path)
@@ -109,7 +108,7 @@ func TestGuest_systemd(t *testing.T) {
 	}
 	attach(t, h.Name(), "connection=socket,name=a")
 	h.links("a")
-	eventually(t, "with a channel xenchan-guest.service is active", time.Minute, func() bool { return active() == "active" })
+	eventually(t, "with a channel xenchan-guest.service is active", func() bool { return active() == "active" })
 	attach(t, h.Name(), "connection=socket,name="+agentName)
 	h.links("a", agentName)
 	h.Run("mkdir -p /var/log; systemctl enable --now xenchan-qemu-ga")
@@ -117,7 +116,7 @@ func TestGuest_systemd(t *testing.T) {
 	h.mapping("a")
 	seen := func(when string) {
 		t.Helper()
-		eventually(t, "the host sees who is there "+when, time.Minute, func() bool {
+		eventually(t, "the host sees who is there "+when, func() bool {
 			rows := list(t, h.Name())
 			return rows[agentName].Guest == channel.GuestOpen && rows["a"].Guest == channel.GuestClosed
 		})

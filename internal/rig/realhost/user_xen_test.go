@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/xenchan/xenchan/internal/rig/xlguest"
 )
@@ -64,7 +63,7 @@ func TestUnprivileged(t *testing.T) {
 	h.stop(syscall.SIGKILL)
 	h.start()
 	h.ready()
-	eventually(t, "the socket is served again", 20*time.Second, func() bool {
+	eventually(t, "the socket is served again", func() bool {
 		c, err := net.Dial("unix", path)
 		if err == nil {
 			c.Close()
@@ -97,5 +96,5 @@ func TestUnprivileged(t *testing.T) {
 		}
 	}
 	g.Destroy()
-	eventually(t, "no zombie", 20*time.Second, func() bool { return gone(t, g.Name()) })
+	eventually(t, "no zombie", func() bool { return gone(t, g.Name()) })
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/xenchan/xenchan/channel"
+	"github.com/xenchan/xenchan/internal/rig/xlguest"
 )
 
 // watching is a running `xenchan watch -o json`.
@@ -57,7 +58,7 @@ func startWatch(t *testing.T, domain string) *watching {
 // until waits for an event.
 func (w *watching) until(what string, is func(channel.Event) bool) {
 	w.t.Helper()
-	end := time.After(20 * time.Second)
+	end := time.After(xlguest.Patience)
 	for {
 		select {
 		case e := <-w.events:

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/xenchan/xenchan/xen"
@@ -26,20 +27,22 @@ type console struct {
 	mu      sync.Mutex
 	shown   strings.Builder // guarded by mu
 	changed chan struct{}   // closed and made anew at each change, guarded by mu
-	serial  int             // of the next request, guarded by asking
 }
+
+// requests is how many there were: a late answer to one on an earlier console is that
+// of no other.
+var requests atomic.Int64
 
 // openConsole waits for xenconsoled and begins to read; close ends it.
 func openConsole(dom xen.DomID) (*console, error) {
 	node := "/local/domain/" + dom.String() + "/console/tty"
 	var path string
-	for range 100 {
+	for end := time.Now().Add(Patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		out, err := exec.Command("xenstore-read", node).Output()
 		if path = strings.TrimSpace(string(out)); err == nil && path != "" {
 			break
 		}
 		path = ""
-		time.Sleep(100 * time.Millisecond)
 	}
 	if path == "" {
 		return nil, fmt.Errorf("%s stays empty", node)
@@ -105,8 +108,7 @@ func (c *console) wait(ctx context.Context, found func(all string) (string, bool
 func (c *console) exec(ctx context.Context, script string) (string, int, error) {
 	c.asking.Lock()
 	defer c.asking.Unlock()
-	c.serial++
-	id := fmt.Sprintf("x%d-%d", os.Getpid(), c.serial)
+	id := fmt.Sprintf("x%d-%d", os.Getpid(), requests.Add(1))
 	request := id + " " + base64.StdEncoding.EncodeToString([]byte(script)) + "\n"
 	if _, err := c.tty.WriteString(request); err != nil {
 		return "", 0, err

@@ -27,11 +27,9 @@ const (
 	systemdImage = "/boot/guest-systemd.cpio"
 )
 
-// Times under emulation, on a machine that has other work too.
-const (
-	xlLimit   = 60 * time.Second
-	bootLimit = 120 * time.Second
-)
+// Patience is how long anything is waited for that takes seconds on a quiet machine:
+// under emulation, beside other machines, it may take many times that.
+const Patience = 4 * time.Minute
 
 // Config says what a guest is like. The zero value is a PV guest with 128 MiB,
 // one virtual CPU and no device but its console.
@@ -59,7 +57,7 @@ type Config struct {
 
 // XL runs xl and returns what it printed on standard output.
 func XL(ctx context.Context, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, xlLimit)
+	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "xl", args...)
 	// xl leaves processes behind that keep its output open.
@@ -171,7 +169,7 @@ type Guest struct {
 func Start(t testing.TB, c Config) *Guest {
 	t.Helper()
 	g := Create(t, c)
-	g.Wait("GUEST UP", bootLimit)
+	g.Wait("GUEST UP")
 	return g
 }
 
@@ -222,13 +220,12 @@ func Shared(t testing.TB, c Config) *Guest {
 		return g
 	}
 	g.create(c)
-	g.Wait("GUEST UP", bootLimit)
+	g.Wait("GUEST UP")
 	return g
 }
 
-// Adopt takes a domain that something else made, such as xl restore, and
-// destroys it at the end of the test. A running guest has to be asked for
-// something (Run) before it shows anything.
+// Adopt takes a domain that something else made, and destroys it at the end of the
+// test. A running guest has to be asked for something (Run) before it shows anything.
 func Adopt(t testing.TB, name string) *Guest {
 	t.Helper()
 	g := &Guest{t: t, name: name}
@@ -251,6 +248,24 @@ func (g *Guest) Attach() {
 	g.con = con
 }
 
+// Reattach is Attach for a guest that runs already, as after xl restore. It waits until
+// the guest answers: xenconsoled may close a console that is opened very early once more.
+func (g *Guest) Reattach() {
+	g.t.Helper()
+	var err error
+	for end := time.Now().Add(Patience); time.Now().Before(end); {
+		g.Attach()
+		ctx, cancel := context.WithTimeout(g.t.Context(), Patience/4)
+		_, _, err = g.Exec(ctx, ":")
+		cancel()
+		if err == nil {
+			return
+		}
+		g.t.Logf("%s does not answer yet: %v", g.name, err)
+	}
+	g.t.Fatalf("%s does not answer: %v", g.name, err)
+}
+
 // end is what remains to be done when the test is over.
 func (g *Guest) end() {
 	ctx := context.Background() // the test's own is done
@@ -264,8 +279,17 @@ func (g *Guest) end() {
 	}
 	g.con.close()
 	if g.t.Failed() {
-		g.t.Logf("console of %s:\n%s", g.name, g.con.text())
+		Dump(g.t, "the console of "+g.name, g.con.text())
 	}
+}
+
+// Dump logs the end of a log that explains a failure. The report of a test run
+// leaves out what is said so.
+func Dump(t testing.TB, what, text string) {
+	t.Helper()
+	const lines = 60
+	all := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	t.Logf("dump of %s, its last %d lines of %d:\n%s", what, min(lines, len(all)), len(all), strings.Join(all[max(0, len(all)-lines):], "\n"))
 }
 
 // Name is the domain's name.
@@ -297,9 +321,9 @@ func (g *Guest) Destroy() {
 func (g *Guest) Console() string { return g.con.text() }
 
 // Wait waits until the console has shown text, and fails the test otherwise.
-func (g *Guest) Wait(text string, limit time.Duration) {
+func (g *Guest) Wait(text string) {
 	g.t.Helper()
-	ctx, cancel := context.WithTimeout(g.t.Context(), limit)
+	ctx, cancel := context.WithTimeout(g.t.Context(), Patience)
 	defer cancel()
 	_, err := g.con.wait(ctx, func(all string) (string, bool) { return "", strings.Contains(all, text) })
 	if err != nil {
@@ -314,10 +338,10 @@ func (g *Guest) Exec(ctx context.Context, script string) (output string, status 
 	return g.con.exec(ctx, script)
 }
 
-// Run is Exec for a script that must succeed within a minute.
+// Run is Exec for a script that must succeed within [Patience].
 func (g *Guest) Run(script string) string {
 	g.t.Helper()
-	ctx, cancel := context.WithTimeout(g.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(g.t.Context(), Patience)
 	defer cancel()
 	out, status, err := g.Exec(ctx, script)
 	if err != nil || status != 0 {
