@@ -64,6 +64,6 @@ func (l *Log) Skip(unread int) int64 {
 	l.s.skipped += n
 	l.s.count, l.s.flight, l.s.inFlight, l.s.loaded = 0, 0, 0, 0
 	l.emptied()
-	signal(l.room)
+	l.room.ring()
 	return int64(n)
 }

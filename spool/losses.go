@@ -89,7 +89,7 @@ func (l *Log) lost(from int64, n int) {
 	if n == 0 {
 		return
 	}
-	defer signal(l.loss)
+	defer l.loss.ring()
 	x := Loss{Bytes: int64(n), From: from, To: from + int64(n)}
 	l.history.add(x)
 	if last := len(l.losses) - 1; last >= 0 && (l.losses[last].To == from || last+1 == maxLosses) {
@@ -101,7 +101,7 @@ func (l *Log) lost(from int64, n int) {
 }
 
 // Losses delivers a value after bytes were dropped; TakeLosses says which.
-func (l *Log) Losses() <-chan struct{} { return l.loss }
+func (l *Log) Losses() <-chan struct{} { return l.loss.c() }
 
 // TakeLosses returns what was dropped since the last call, by this process.
 func (l *Log) TakeLosses() []Loss {

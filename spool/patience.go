@@ -12,7 +12,7 @@ type patience struct {
 	credit  time.Duration // how long the guest may wait now; at most most
 	at      time.Time     // when credit was right
 	moved   time.Time     // when the reader last took bytes
-	again   *time.Timer   // wakes the writer, who is to ask again
+	again   *time.Timer   // wakes the writer, who is to ask again; nil while none ever was
 }
 
 // Wait sets how long a full log that drops its oldest bytes holds back the guest first
@@ -21,12 +21,10 @@ type patience struct {
 // be called before the log is used.
 func (l *Log) Wait(most time.Duration) {
 	l.patience = patience{most: most, credit: most, at: time.Now()}
-	l.patience.again = time.AfterFunc(time.Hour, func() { signal(l.room) })
-	l.patience.again.Stop()
 }
 
-// wait says whether the guest is to wait now.
-func (p *patience) wait() bool {
+// wait says whether the guest is to wait now; room is how it is woken.
+func (p *patience) wait(room *bell) bool {
 	if p.most == 0 {
 		return false
 	}
@@ -34,7 +32,11 @@ func (p *patience) wait() bool {
 	p.count(now)
 	left := min(p.credit, p.most-now.Sub(p.moved))
 	p.waiting = left > 0
-	if p.waiting {
+	switch {
+	case !p.waiting:
+	case p.again == nil:
+		p.again = time.AfterFunc(left, room.ring)
+	default:
 		p.again.Reset(left)
 	}
 	return p.waiting

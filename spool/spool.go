@@ -65,9 +65,9 @@ type Log struct {
 	size   int
 	policy Overflow
 
-	data chan struct{} // capacity 1: there may be bytes to read
-	room chan struct{} // capacity 1: there may be room again
-	loss chan struct{} // capacity 1: bytes were dropped
+	data bell // there may be bytes to read
+	room bell // there may be room again
+	loss bell // bytes were dropped
 
 	inbox *Inbox
 
@@ -98,7 +98,6 @@ func New(size int, policy Overflow) (*Log, error) {
 func newLog(m Memory, size int, policy Overflow) *Log {
 	return &Log{
 		m: m, size: size, policy: policy,
-		data: make(chan struct{}, 1), room: make(chan struct{}, 1), loss: make(chan struct{}, 1),
 		inbox: newInbox(m),
 		cell:  cell{region: m.Bytes, at: offState, size: stateSlot}, history: newHistory(m.Bytes),
 	}
@@ -132,7 +131,7 @@ func (l *Log) Append(p []byte, at uint32) int {
 	defer l.mu.Unlock()
 	circle := l.grow(len(p))
 	over := int(l.s.count) + len(p) - circle
-	if over > 0 && (l.policy == Block || l.patience.wait()) {
+	if over > 0 && (l.policy == Block || l.patience.wait(&l.room)) {
 		p = p[:len(p)-over]
 	} else {
 		l.patience.goOn()
@@ -162,7 +161,7 @@ func (l *Log) Append(p []byte, at uint32) int {
 }
 
 // Flush lets the reader know that there are bytes.
-func (l *Log) Flush() { signal(l.data) }
+func (l *Log) Flush() { l.data.ring() }
 
 // Settle says that the ring knows what Append or Attach returned last.
 func (l *Log) Settle() {
@@ -234,7 +233,7 @@ func (l *Log) Peek() []byte {
 			return nil
 		}
 		l.launch()
-		signal(l.room)
+		l.room.ring()
 	}
 	return l.m.Bytes[flightAt+l.s.flight:][:l.s.inFlight:l.s.inFlight]
 }
@@ -299,11 +298,11 @@ func (l *Log) advance(n uint64) {
 
 // Data delivers a value after Flush. It is for the one reader, who must call Peek
 // before waiting here.
-func (l *Log) Data() <-chan struct{} { return l.data }
+func (l *Log) Data() <-chan struct{} { return l.data.c() }
 
 // Room delivers a value after bytes were taken. It is for the one writer, who
 // must call Append before waiting here.
-func (l *Log) Room() <-chan struct{} { return l.room }
+func (l *Log) Room() <-chan struct{} { return l.room.c() }
 
 // Positions is a consistent view of where the log stands.
 func (l *Log) Positions() Positions {
@@ -326,12 +325,5 @@ func (l *Log) reserve(off, n int) error {
 func (l *Log) wrote() {
 	if l.onWrite != nil {
 		l.onWrite()
-	}
-}
-
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
 	}
 }

@@ -45,9 +45,9 @@ func Map(extents ...Extent) (*Mapping, error) {
 		}
 		total += e.Len
 	}
-	whole, err := unix.Mmap(-1, 0, total, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	whole, err := mmap(-1, 0, total, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
-		return nil, os.NewSyscallError("mmap", err)
+		return nil, err
 	}
 	at := 0
 	for _, e := range extents {
@@ -58,7 +58,7 @@ func Map(extents ...Extent) (*Mapping, error) {
 			return os.NewSyscallError("mmap", err)
 		})
 		if err != nil {
-			_ = unix.Munmap(whole)
+			_ = munmap(whole)
 			return nil, err
 		}
 		at += e.Len
@@ -74,9 +74,8 @@ func mapOne(e Extent) (*Mapping, error) {
 	skip := int(e.Offset % int64(os.Getpagesize()))
 	var whole []byte
 	err := e.File.use(func(fd int) (err error) {
-		whole, err = unix.Mmap(fd, e.Offset-int64(skip), skip+e.Len,
-			unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-		return os.NewSyscallError("mmap", err)
+		whole, err = mmap(fd, e.Offset-int64(skip), skip+e.Len, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -128,7 +127,20 @@ func (m *Mapping) Close() error {
 	if m.whole == nil {
 		return nil
 	}
-	err := unix.Munmap(m.whole)
+	err := munmap(m.whole)
 	m.whole = nil
-	return os.NewSyscallError("munmap", err)
+	return err
+}
+
+// mmap is unix.Mmap without its list of all that is mapped.
+func mmap(fd int, off int64, n, prot, flags int) ([]byte, error) {
+	p, err := unix.MmapPtr(fd, off, nil, uintptr(n), prot, flags)
+	if err != nil {
+		return nil, os.NewSyscallError("mmap", err)
+	}
+	return unsafe.Slice((*byte)(p), n), nil
+}
+
+func munmap(b []byte) error {
+	return os.NewSyscallError("munmap", unix.MunmapPtr(unsafe.Pointer(unsafe.SliceData(b)), uintptr(len(b))))
 }
