@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -53,22 +53,24 @@ type Backend struct {
 	// Settled is called after each look at the nodes and what followed from it.
 	Settled func()
 
-	// Look asks Run to look at the nodes again: something changed below Path, or
-	// a domain has gone. Its capacity is 1, so that who sends need not block; a
-	// value that comes too late for Run stays there. NewBackend makes it if it is nil.
-	Look chan struct{}
-	// Nudge, unless nil, is received from between two looks, for who wants to know
-	// whether Run goes round.
-	Nudge <-chan struct{}
+	// Wake is called whenever a Step is wanted, by any goroutine, also during a Step. It
+	// must neither block nor call the Backend or its Store. Run needs none.
+	Wake func()
+
+	// Aside, unless nil, calls a function that may take a second: when a ring is let go
+	// of and its Sink is full.
+	Aside func(func())
 
 	Log *slog.Logger
 
-	conn  *Conn
-	ring  offer            // of conn
-	bad   offer            // what could not be attached, not tried again
-	retry <-chan time.Time // says when to try again what failed through no fault of the guest
-	looks looks
-	watch *xenstore.Watch // of the frontend's state
+	conn   *Conn
+	ring   offer         // of conn
+	bad    offer         // what could not be attached, not tried again
+	due    chan struct{} // for Run
+	wanted *atomic.Bool  // a look is wanted and has not begun
+	later  *time.Timer   // wants one; nil while it was never needed
+	looks  looks
+	notice *xenstore.Notice // of the frontend
 }
 
 const (
@@ -88,14 +90,17 @@ type offer struct {
 	port xen.Port
 }
 
-// NewBackend prepares a Backend. Call Run.
+// NewBackend prepares a Backend. Call Run; or, so that many of them need few goroutines,
+// Open, then Step as often as it is wanted, and Close.
 func NewBackend(b Backend) *Backend {
-	if b.Look == nil {
-		b.Look = make(chan struct{}, 1)
-	}
 	if b.Log == nil {
 		b.Log = slog.New(slog.DiscardHandler)
 	}
+	if b.Wake == nil {
+		b.due = make(chan struct{}, 1)
+		b.Wake = func() { wake(b.due) }
+	}
+	b.wanted = new(atomic.Bool)
 	return &b
 }
 
@@ -103,64 +108,87 @@ func NewBackend(b Backend) *Backend {
 // device ([ErrReplaced]), or the context ends, when it leaves the nodes as they
 // are: the guest does not notice, and the next Run goes on where this one stopped.
 func (b *Backend) Run(ctx context.Context) error {
-	defer func() {
-		if b.conn != nil {
-			b.detach()
-		}
-	}()
-	watched := b.Frontend + "/state"
-	if b.Noted != nil {
-		watched = b.Frontend
+	if err := b.Open(ctx); err != nil {
+		return err
 	}
-	watch, err := b.Store.Watch(ctx, watched)
-	if err != nil {
-		return fmt.Errorf("watch the frontend of %s: %w", b.Path, err)
-	}
-	defer watch.Close()
-	b.watch = watch
+	defer b.Close()
 	for {
 		select {
-		case <-time.After(b.looks.before(time.Now())):
+		case <-b.due:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		gone, err := b.step(ctx)
-		if err != nil || gone {
-			return err
-		}
-		if b.Settled != nil {
-			b.Settled()
-		}
-		if err := b.await(ctx, watch); err != nil {
+		if gone, err := b.Step(ctx); err != nil || gone {
 			return err
 		}
 	}
 }
 
-// await returns when there is a reason to look.
-func (b *Backend) await(ctx context.Context, watch *xenstore.Watch) error {
-	var failed <-chan struct{}
-	if b.conn != nil {
-		failed = b.conn.Failed()
+// Open begins to follow the device, and wants the first Step.
+func (b *Backend) Open(ctx context.Context) (err error) {
+	watched := b.Frontend + "/state"
+	if b.Noted != nil {
+		watched = b.Frontend
 	}
-	for {
-		select {
-		case _, ok := <-watch.C():
-			if !ok {
-				return watch.Err()
-			}
-			watch.Take()
-		case <-b.Look:
-		case <-b.retry:
-			b.retry = nil
-		case <-failed:
-			b.broken(b.ring, b.conn.Err())
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-b.Nudge:
-			continue
-		}
-		return nil
+	if b.notice, err = b.Store.Notify(ctx, watched, b.Look); err != nil {
+		return fmt.Errorf("watch the frontend of %s: %w", b.Path, err)
+	}
+	return nil
+}
+
+// Look wants another look at the nodes: something has changed below Path, or a domain
+// has gone. It does not block, and may be called by any goroutine at any time.
+func (b *Backend) Look() {
+	if !b.wanted.Swap(true) {
+		b.Wake()
+	}
+}
+
+// Step looks at the device, if that is wanted, and does what follows from it; one Step at
+// a time. It returns as Run does, and with false and nil for as long as the device is there.
+func (b *Backend) Step(ctx context.Context) (gone bool, err error) {
+	if err := ctx.Err(); err != nil || !b.wanted.Load() {
+		return false, err
+	}
+	if pause := b.looks.before(time.Now()); pause > 0 {
+		b.stepAfter(pause)
+		return false, nil
+	}
+	if b.conn != nil && b.conn.Err() != nil {
+		b.broken(b.ring, b.conn.Err())
+	}
+	if gone, err = b.step(ctx); err != nil || gone {
+		return gone, err
+	}
+	if b.Settled != nil {
+		b.Settled()
+	}
+	if b.conn != nil && b.conn.Err() != nil { // since then, and the look to come was taken for this one
+		b.Look()
+	}
+	return false, nil
+}
+
+// stepAfter has another Step wanted after some time.
+func (b *Backend) stepAfter(d time.Duration) {
+	if b.later == nil {
+		b.later = time.AfterFunc(d, func() {
+			b.wanted.Store(true)
+			b.Wake()
+		})
+		return
+	}
+	b.later.Reset(d)
+}
+
+// Close lets go of the device as it is, with what is in the ring.
+func (b *Backend) Close() {
+	b.notice.Close()
+	if b.later != nil {
+		b.later.Stop()
+	}
+	if b.conn != nil {
+		b.detach()
 	}
 }
 
@@ -188,7 +216,7 @@ func (b *Backend) step(ctx context.Context) (gone bool, err error) {
 		}
 		if err != nil && !guestsFault(err) {
 			b.Log.Warn("cannot attach yet", "error", err, "again_in", retryAfter)
-			b.retry = time.After(retryAfter)
+			b.stepAfter(retryAfter)
 			return false, nil
 		}
 		if err != nil {
@@ -212,94 +240,6 @@ func guestsFault(err error) bool {
 	return errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ESRCH) || errors.Is(err, ring.ErrCorrupt)
 }
 
-// see reads both halves in one transaction, so that ring-ref, port and state
-// belong together. A guest that does not stop writing is taken by what was read: it
-// must not keep us from looking, and if the parts do not fit, it gets what it offered.
-func (b *Backend) see(ctx context.Context) (view xenbus.BackendView, now offer, err error) {
-	var instance, note string
-	tries := 0
-	err = b.Store.Tx(ctx, func(tx *xenstore.Tx) error {
-		b.noticed()
-		view, now = xenbus.BackendView{Attached: b.conn != nil}, offer{}
-		r := xenstore.NewValues(ctx, tx)
-		wanted := []string{
-			b.Path + "/frontend", b.Path + "/online", b.Path + "/instance", b.Path + "/state",
-			b.Frontend + "/ring-ref", b.Frontend + "/port", b.Frontend + "/state",
-		}
-		if b.Noted != nil {
-			wanted = append(wanted, b.Frontend+"/"+b.Note)
-		}
-		r.Prefetch(wanted...)
-		view.Exists = r.Get(b.Path+"/frontend") == b.Frontend
-		view.Online = r.Get(b.Path+"/online") == "1"
-		instance = r.Get(b.Path + "/instance")
-		view.State = xenbus.ParseState(r.Get(b.Path + "/state"))
-		f := &view.Frontend
-		ref, port := r.Get(b.Frontend+"/ring-ref"), r.Get(b.Frontend+"/port")
-		state, exists := r.Lookup(b.Frontend + "/state")
-		f.State = xenbus.ParseState(state)
-		if !exists { // a directory without a state is a frontend in an unknown state
-			_, exists = r.Lookup(b.Frontend)
-		}
-		f.Exists = exists
-		if b.Noted != nil {
-			note = r.Get(b.Frontend + "/" + b.Note)
-		}
-		var refErr, portErr error
-		now.ref, refErr = xen.ParseGrantRef(ref)
-		now.port, portErr = xen.ParsePort(port)
-		f.Usable = refErr == nil && portErr == nil
-		if tries++; tries > maxConflicts && r.Err() == nil {
-			return errTorn
-		}
-		return r.Err()
-	})
-	if err != nil && !errors.Is(err, errTorn) {
-		return view, now, fmt.Errorf("look at %s: %w", b.Path, err)
-	}
-	if b.Instance == "" {
-		b.Instance = instance
-	}
-	if b.Noted != nil {
-		b.Noted(note)
-	}
-	if view.Exists && instance != b.Instance {
-		return view, now, ErrReplaced
-	}
-	view.Frontend.Same = b.conn != nil && now == b.ring
-	view.Frontend.Failed = now == b.bad
-	if view.Frontend.State == xenbus.Initialising || view.Frontend.State == xenbus.Closed {
-		b.bad = offer{} // the guest starts anew: what it offers next is tried again
-	}
-	if view.Exists {
-		view.Exists, err = b.alive(ctx)
-	}
-	return view, now, err
-}
-
-// noticed forgets the reasons to look that there are already: what is read from now
-// on is newer.
-func (b *Backend) noticed() {
-	b.watch.Take()
-	select {
-	case <-b.Look:
-	default:
-	}
-}
-
-// alive asks whether the guest's domain is still there. A driver domain may not
-// ask: it relies on its toolstack to remove the nodes.
-func (b *Backend) alive(ctx context.Context) (bool, error) {
-	alive, err := b.Store.IsIntroduced(ctx, b.DomID)
-	if errors.Is(err, fs.ErrPermission) {
-		return true, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("ask whether domain %v lives: %w", b.DomID, err)
-	}
-	return alive, nil
-}
-
 func (b *Backend) attach(o offer) error {
 	pages, err := b.Hypervisor.MapGrants(b.DomID, o.ref)
 	if err != nil {
@@ -314,6 +254,7 @@ func (b *Backend) attach(o offer) error {
 		return err
 	}
 	b.conn, b.ring = conn, o
+	conn.whenFailed(b.Look)
 	if b.Attached != nil {
 		b.Attached(conn)
 	}
@@ -335,7 +276,11 @@ func (b *Backend) letGo() {
 		return
 	}
 	b.conn.HangUp()
-	b.conn.Drain()
+	if b.Aside != nil {
+		b.Aside(b.conn.Drain)
+	} else {
+		b.conn.Drain()
+	}
 	b.detach()
 }
 
@@ -361,7 +306,7 @@ func (b *Backend) publish(ctx context.Context, from, to xenbus.State) error {
 		case r.Err() != nil:
 			return r.Err()
 		case r.Get(b.Path+"/frontend") != b.Frontend, instance != b.Instance, xenbus.ParseState(state) != from:
-			wake(b.Look)
+			b.Look()
 			return nil
 		}
 		return tx.Write(ctx, b.Path+"/state", to.Decimal())

@@ -51,6 +51,7 @@ type Conn struct {
 	hungUp             chan struct{} // closed by HangUp
 	failed             chan struct{} // closed when the ring is corrupt or the event channel broke
 	failure            error         // set before failed is closed
+	onFail             atomic.Pointer[func()]
 	closeOnce, hupOnce sync.Once
 	failOnce           sync.Once
 	closeErr           error
@@ -366,6 +367,9 @@ func (c *Conn) fail(err error) {
 	c.failOnce.Do(func() {
 		c.failure = err
 		close(c.failed)
+		if f := c.onFail.Load(); f != nil {
+			(*f)()
+		}
 	})
 }
 

@@ -136,15 +136,10 @@ type running struct {
 	ended chan struct{}
 	err   error // after ended
 	conns chan *console.Conn
-	look  chan struct{}
+	back  *console.Backend
 }
 
-func (x *running) poke() {
-	select {
-	case x.look <- struct{}{}:
-	default:
-	}
-}
+func (x *running) poke() { x.back.Look() }
 
 // wait waits for the end of its own accord.
 func (x *running) wait(t testing.TB) error {
@@ -182,8 +177,8 @@ func (r *rig) backend(c toolstack.Channel, sink console.Sink) *running {
 
 func (r *rig) backendWith(c toolstack.Channel, b console.Backend) *running {
 	r.t.Helper()
-	x := &running{conns: make(chan *console.Conn, 100), look: make(chan struct{}, 1)}
-	b.Store, b.Hypervisor, b.Look = r.store, r.dom0, x.look
+	x := &running{conns: make(chan *console.Conn, 100)}
+	b.Store, b.Hypervisor = r.store, r.dom0
 	b.Path, b.Frontend, b.DomID = c.Backend, c.Frontend, r.dom.ID
 	if b.Attached == nil {
 		b.Attached = func(c *console.Conn) { x.conns <- c }
@@ -191,6 +186,7 @@ func (r *rig) backendWith(c toolstack.Channel, b console.Backend) *running {
 	if b.Sink == nil {
 		b.Sink = newMemory(-1)
 	}
+	x.back = console.NewBackend(b)
 	watch, err := r.store.Watch(context.Background(), c.Backend)
 	r.check(err)
 	dom, err := r.store.Watch(context.Background(), "@releaseDomain")
@@ -207,7 +203,7 @@ func (r *rig) backendWith(c toolstack.Channel, b console.Backend) *running {
 				}
 			})
 		}
-		err := console.NewBackend(b).Run(ctx)
+		err := x.back.Run(ctx)
 		watch.Close()
 		dom.Close()
 		wg.Wait()

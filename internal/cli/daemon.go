@@ -62,7 +62,7 @@ func (a *app) runDaemon(ctx context.Context, config daemonConfig) error {
 	if err != nil {
 		return err
 	}
-	most, err := maxChannels()
+	files, err := filesForChannels()
 	if err != nil {
 		return err
 	}
@@ -101,7 +101,7 @@ func (a *app) runDaemon(ctx context.Context, config daemonConfig) error {
 	var always slog.LevelVar // what the firewall decides is told at every level
 	return backend.Run(ctx, backend.Config{
 		Store: store, Hypervisor: hv, RunDir: w.runDir(), Descriptors: kept, Log: log,
-		MaxChannels: most, SocketDirs: config.socketDirs(), About: about, Pulse: pulse, PulseEvery: every,
+		Files: files, SocketDirs: config.socketDirs(), About: about, Pulse: pulse, PulseEvery: every,
 		Routes: routes, Firewall: rules.Current, Audit: a.logger(config, &always),
 		Beside: func(ctx context.Context) error {
 			defer reloadOn(ctx, func() {
@@ -111,8 +111,8 @@ func (a *app) runDaemon(ctx context.Context, config daemonConfig) error {
 			})()
 			return r.Run(ctx)
 		},
+		Rested: giveBack,
 		Ready: func() {
-			giveBack()
 			log.Info("ready", "run_dir", w.runDir())
 			daemon.SdNotify(false, daemon.SdNotifyReady)
 		},
@@ -137,7 +137,7 @@ const monitorSlack = 5 * time.Millisecond
 // manager to do.
 func calm() { _ = sys.CalmMonitor(monitorSlack) }
 
-// giveBack gives back what the start of all channels took and nothing needs any more.
+// giveBack gives back what the start of many channels took and nothing needs any more.
 // A stack shrinks by half each time.
 func giveBack() {
 	for range 3 {
@@ -153,7 +153,7 @@ func watchdog() (pulse func(), every time.Duration) {
 	if err != nil || limit == 0 {
 		return nil, 0
 	}
-	return func() { daemon.SdNotify(false, daemon.SdNotifyWatchdog) }, limit / 3
+	return func() { daemon.SdNotify(false, daemon.SdNotifyWatchdog) }, limit / 2
 }
 
 // reloadOn reloads at each SIGHUP until the context ends; then what it returns is to

@@ -78,24 +78,19 @@ func storePath(flag string) []string {
 	return []string{flag}
 }
 
-// What a channel needs of descriptors: its event channel (two on an embedded host) and
-// its socket, with clients two pipes, and one for each client of which there are some; and
-// what the daemon needs itself.
-const (
-	filesPerChannel = 8
-	filesOfDaemon   = 112
-)
+// filesOfDaemon is what the daemon needs of descriptors itself, with some to spare.
+const filesOfDaemon = 112
 
-// maxChannels is how many channels there are descriptors for. Go has raised the
-// soft limit to the hard one.
-func maxChannels() (int, error) {
+// filesForChannels is how many descriptors there are for channels and their clients. Go
+// has raised the soft limit to the hard one.
+func filesForChannels() (int, error) {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return 0, os.NewSyscallError("getrlimit", err)
 	}
-	if limit.Cur < filesOfDaemon+filesPerChannel {
+	if least := uint64(filesOfDaemon + backend.LeastFiles); limit.Cur < least {
 		return 0, fmt.Errorf("the limit of open files is %d, and one channel needs %d: raise it with LimitNOFILE= in the unit, or with ulimit -n",
-			limit.Cur, filesOfDaemon+filesPerChannel)
+			limit.Cur, least)
 	}
-	return int(min(limit.Cur-filesOfDaemon, 1<<30) / filesPerChannel), nil
+	return int(min(limit.Cur-filesOfDaemon, 1<<30)), nil
 }

@@ -20,7 +20,7 @@ type About struct {
 	// directory; none means that they may be anywhere.
 	SocketDirs []string `json:"socket_dirs"`
 	// OpenFiles is the limit of descriptors, MaxChannels how many channels can be
-	// served with it, and Unserved how many more are wanted.
+	// served with it beside the clients that there are, and Unserved how many more are wanted.
 	OpenFiles   uint64 `json:"open_files_limit"`
 	MaxChannels int    `json:"max_channels"`
 	Unserved    int    `json:"unserved_channels"`
@@ -29,7 +29,7 @@ type About struct {
 func (d *Daemon) about() About {
 	a := d.About
 	a.PID, a.UID = os.Getpid(), os.Geteuid()
-	a.SocketDirs, a.MaxChannels = d.SocketDirs, d.MaxChannels
+	a.SocketDirs, a.MaxChannels = d.SocketDirs, d.files.most()
 	a.Unserved = int(d.unserved.Load())
 	return a
 }

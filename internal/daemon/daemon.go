@@ -29,8 +29,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
-	"path"
 	"strconv"
 	"strings"
 	"sync"
@@ -60,6 +60,9 @@ type Config struct {
 	DeviceModel xen.DomID
 	// Ready is called once every channel that was there at the start is served.
 	Ready func()
+	// Rested, if set, is called when nothing has happened to channels for a second, after
+	// it has to many.
+	Rested func()
 	// Beside, if set, runs for as long as the daemon has RunDir to itself.
 	Beside func(context.Context) error
 	// Routes are further requests that the status socket answers, by their
@@ -71,8 +74,9 @@ type Config struct {
 	// SocketDirs are the directories below which a channel's own path may be; nil
 	// is anywhere.
 	SocketDirs []string
-	// MaxChannels is how many channels there are descriptors for; 0 is any number.
-	MaxChannels int
+	// Files is how many descriptors there are for channels and their clients; 0 is as
+	// many as are wanted. [LeastFiles] are enough for one channel.
+	Files int
 	// Firewall says who may ask guest agents what; nil is anybody anything. Audit is
 	// where that is logged; nil is Log.
 	Firewall *firewall.Current
@@ -82,7 +86,7 @@ type Config struct {
 	Log   *slog.Logger
 }
 
-// Daemon serves channels. Run owns one goroutine for each device.
+// Daemon serves channels.
 type Daemon struct {
 	Config
 	self    string // this domain's home
@@ -91,12 +95,15 @@ type Daemon struct {
 	events  *hub
 	group   *errgroup.Group
 	life    context.Context // of all devices
+	alive   sync.WaitGroup  // all devices, and follow, which finds them
+	crew    crew
 	doors   *doors
 	renamed *renames
 	nudge   chan struct{} // follow takes what comes, to show that it can
 
-	served, unserved atomic.Int64 // channels
-	observers        atomic.Int32
+	files     files
+	unserved  atomic.Int64 // channels
+	observers atomic.Int32
 
 	mu      sync.Mutex
 	devices map[string]*device  // by the backend's directory; guarded by mu
@@ -107,6 +114,7 @@ type Daemon struct {
 // on, as when the xenstore connection is lost.
 func Run(ctx context.Context, c Config) error {
 	d := &Daemon{Config: c, devices: make(map[string]*device), left: inherited(c.Descriptors), events: newHub(), nudge: make(chan struct{}), renamed: newRenames()}
+	d.files.limit = c.Files
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
@@ -140,14 +148,28 @@ func Run(ctx context.Context, c Config) error {
 	if d.doors, err = openDoors(); err != nil {
 		return errors.Join(err, status.Close(), public.Close())
 	}
-	var all context.Context
-	d.group, all = errgroup.WithContext(ctx)
-	d.life = all
+	d.start(ctx, status, public)
+	if err := d.group.Wait(); !errors.Is(err, context.Canceled) || ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// start starts all there is, which ends with the context or the first of it that fails.
+func (d *Daemon) start(ctx context.Context, status, public net.Listener) {
+	d.group, d.life = errgroup.WithContext(ctx)
+	all := d.life
+	d.crew.take, d.crew.rested = (*device).takeTurn, d.Rested
 	d.group.Go(func() error { return d.doors.run(all) })
 	d.group.Go(func() error { return d.followRules(all) })
 	d.group.Go(func() error { return d.serveStatus(all, status) })
 	d.group.Go(func() error { return d.servePublic(all, public) })
-	d.group.Go(func() error { return d.follow(all) })
+	d.alive.Add(1)
+	d.group.Go(func() error {
+		defer d.alive.Done()
+		return d.follow(all)
+	})
+	d.group.Go(d.endDevices)
 	if d.Beside != nil {
 		d.group.Go(func() error { return d.Beside(all) })
 	}
@@ -155,10 +177,6 @@ func Run(ctx context.Context, c Config) error {
 		d.group.Go(func() error { return d.pulse(all) })
 	}
 	d.group.Go(func() error { return d.observe(all) })
-	if err := d.group.Wait(); !errors.Is(err, context.Canceled) || ctx.Err() == nil {
-		return err
-	}
-	return nil
 }
 
 // follow keeps one device for each backend directory.
@@ -209,7 +227,7 @@ func (d *Daemon) follow(ctx context.Context) error {
 func (d *Daemon) announce(ctx context.Context) error {
 	for _, dev := range d.snapshot() {
 		select {
-		case <-dev.settled:
+		case <-dev.whenSettled():
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -232,7 +250,7 @@ func (d *Daemon) changed(ctx context.Context, paths []string) error {
 			d.lookAtAll()
 			return nil
 		}
-		d.device(ctx, parts[1], parts[2])
+		d.found(parts[1], parts[2])
 	}
 	return nil
 }
@@ -242,7 +260,7 @@ func (d *Daemon) scan(ctx context.Context) error {
 	v := xenstore.NewValues(ctx, d.Store)
 	for _, dom := range v.List(d.root) {
 		for _, dev := range v.List(d.root + "/" + dom) {
-			d.device(ctx, dom, dev)
+			d.found(dom, dev)
 		}
 	}
 	if err := v.Err(); err != nil {
@@ -251,45 +269,57 @@ func (d *Daemon) scan(ctx context.Context) error {
 	return nil
 }
 
-// device tells a device that its nodes have changed, or starts one.
-func (d *Daemon) device(ctx context.Context, domid, devid string) {
+// found is a backend's directory. That of the primary console, with the number 0, is
+// none of ours, whatever its nodes say.
+func (d *Daemon) found(domid, devid string) {
 	dom, err := xen.ParseDomID(domid)
 	id, idErr := strconv.Atoi(devid)
-	if err != nil || idErr != nil || id < 1 { // 0 is the primary console, whatever its nodes say
-		return
+	if err == nil && idErr == nil && id > 0 && strconv.Itoa(id) == devid {
+		d.device(dom, id)
 	}
-	dir := path.Join(d.root, domid, devid)
+}
+
+// device tells a device that its nodes have changed, or starts one.
+func (d *Daemon) device(dom xen.DomID, devid int) {
+	dir := fmt.Sprintf("%s/%v/%d", d.root, dom, devid)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if dev := d.devices[dir]; dev != nil {
 		dev.look()
 		return
 	}
-	dev := newDevice(d, dir, dom, id)
+	dev := newDevice(d, dir, dom, devid)
 	d.devices[dir] = dev
-	d.group.Go(func() error {
-		err := dev.run(ctx)
-		d.mu.Lock()
-		delete(d.devices, dir)
-		again := dev.missed()
-		d.mu.Unlock()
-		switch {
-		case err == nil && again:
-			d.device(ctx, domid, devid) // its nodes came back while it ended
-		case err == nil:
-			dev.forget()
-		}
-		return err
-	})
+	d.alive.Add(1)
+	d.crew.call(dev)
 }
 
-// takePlace counts one more channel, if there are descriptors for it.
-func (d *Daemon) takePlace() bool {
-	if n := d.served.Add(1); d.MaxChannels == 0 || n <= int64(d.MaxChannels) {
-		return true
+// ended forgets a device that has ended, because of err or with its nodes.
+func (d *Daemon) ended(dev *device, err error) {
+	d.mu.Lock()
+	delete(d.devices, dev.dir)
+	again := dev.changed.Load()
+	d.mu.Unlock()
+	switch {
+	case err != nil:
+		d.group.Go(func() error { return err })
+	case again:
+		d.device(dev.dom, dev.devid) // its nodes came back while it ended
+	default:
+		dev.forget()
 	}
-	d.served.Add(-1)
-	return false
+	d.alive.Done()
+}
+
+// endDevices ends all devices when the daemon does, and waits for them.
+func (d *Daemon) endDevices() error {
+	<-d.life.Done()
+	for _, dev := range d.snapshot() {
+		d.crew.call(dev)
+	}
+	d.alive.Wait()
+	d.crew.close()
+	return d.life.Err()
 }
 
 // sweep removes what earlier daemons have left of channels that are no more.

@@ -27,10 +27,12 @@ type device struct {
 	frontend string
 	log      *slog.Logger
 
-	poke        chan struct{} // capacity 1: the nodes have changed
-	nudge       chan struct{} // capacity 1: taken by a device that serves and goes round
-	settled     chan struct{} // closed when the device is first served, or is not ours
-	settledOnce sync.Once
+	turn    turn        // guarded by crew.mu, as turns
+	turns   uint32      // that it has had
+	begun   bool        // for takeTurn alone, as over
+	over    bool        // it has ended
+	changed atomic.Bool // the nodes have, since the last look began
+	named   atomic.Bool // spec is known, and does not change any more
 
 	spec     channel.Spec
 	instance string // of all channels that were attached here, this one
@@ -44,12 +46,14 @@ type device struct {
 	place    place
 
 	mu       sync.Mutex
-	serving  bool               // status is worth showing; guarded by mu, as all below
+	backend  *console.Backend   // nil while it does not serve; guarded by mu, as all below
 	conn     *console.Conn      // nil while the guest is not attached
-	attached chan struct{}      // closed while conn is there; made anew when it goes
+	attached chan struct{}      // closed when it is; nil while nobody waits for that
 	endpoint endpoint.Endpoint  // nil while there is none
 	problem  string             // why there is none
 	said     channel.GuestState // by the guest helper, "" while there is none
+	settled  bool               // it is first served, or is not ours
+	settling chan struct{}      // closed then; nil while nobody waits for that
 	looked   bool               // the backend has settled
 	placed   bool               // an endpoint was opened, or there is a problem
 
@@ -61,38 +65,61 @@ type device struct {
 }
 
 func newDevice(d *Daemon, dir string, dom xen.DomID, devid int) *device {
-	return &device{
+	dev := &device{
 		daemon: d, dir: dir, dom: dom, devid: devid,
 		frontend: fmt.Sprintf("/local/domain/%v/device/console/%d", dom, devid),
-		log:      limited(d.Log).With("domid", dom, "devid", devid),
-		poke:     make(chan struct{}, 1),
-		nudge:    make(chan struct{}, 1),
-		settled:  make(chan struct{}),
-		attached: make(chan struct{}),
 	}
+	dev.log = limited(d.Log, dev.who)
+	return dev
+}
+
+// who is what each line of the log about the device says.
+func (d *device) who() []slog.Attr {
+	attrs := []slog.Attr{slog.Any("domid", d.dom), slog.Int("devid", d.devid)}
+	if d.named.Load() {
+		attrs = append(attrs, slog.String("channel", d.spec.Name))
+	}
+	return attrs
 }
 
 // spoolName is the name of the file with the spool.
 func (d *device) spoolName() string { return fmt.Sprintf("%v-%d", d.dom, d.devid) }
 
+// look says that the nodes have changed.
 func (d *device) look() {
-	select {
-	case d.poke <- struct{}{}:
-	default:
+	d.changed.Store(true)
+	d.mu.Lock()
+	b := d.backend
+	d.mu.Unlock()
+	if b != nil {
+		b.Look()
 	}
 }
 
-// missed reports a look that nobody has followed.
-func (d *device) missed() bool {
-	select {
-	case <-d.poke:
-		return true
-	default:
-		return false
+func (d *device) settle() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.settled = true
+	if d.settling != nil {
+		close(d.settling)
+		d.settling = nil
 	}
 }
 
-func (d *device) settle() { d.settledOnce.Do(func() { close(d.settled) }) }
+var closed = func() <-chan struct{} { c := make(chan struct{}); close(c); return c }()
+
+// whenSettled is closed when the device is first served, or is not ours.
+func (d *device) whenSettled() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.settled {
+		return closed
+	}
+	if d.settling == nil {
+		d.settling = make(chan struct{})
+	}
+	return d.settling
+}
 
 // settleBoth takes note that one end is settled, and settles with the other.
 func (d *device) settleBoth(end *bool) {
@@ -103,33 +130,6 @@ func (d *device) settleBoth(end *bool) {
 	if both {
 		d.settle()
 	}
-}
-
-// run lives as long as the backend's directory.
-func (d *device) run(ctx context.Context) error {
-	defer d.settle()
-	mine, err := d.identify(ctx)
-	if err != nil {
-		return err
-	}
-	if mine {
-		invalid, err := d.readSpec(ctx)
-		if err != nil {
-			return err
-		}
-		if invalid == nil && d.daemon.takePlace() {
-			defer d.daemon.served.Add(-1)
-			return d.serve(ctx)
-		}
-		if invalid == nil {
-			d.daemon.unserved.Add(1)
-			defer d.daemon.unserved.Add(-1)
-			invalid = fmt.Errorf("there are descriptors for %d channels: raise the limit of open files and restart the daemon", d.daemon.MaxChannels)
-		}
-		d.log.Error("channel cannot be served", "error", invalid)
-	}
-	d.settle()
-	return d.awaitEnd(ctx)
 }
 
 // readSpec reads what the channel is.
@@ -171,7 +171,7 @@ func (d *device) identify(ctx context.Context) (mine bool, err error) {
 	// Most often all is there: then nothing needs to be watched.
 	decided, err := look(d.daemon.Store)
 	if !decided && err == nil {
-		err = d.daemon.Store.WaitUntil(ctx, look)
+		d.daemon.crew.aside(func() { err = d.daemon.Store.WaitUntil(ctx, look) })
 	}
 	return mine, err
 }
@@ -187,7 +187,7 @@ func (d *device) forget() {
 func (d *device) awaitEnd(ctx context.Context) error {
 	return d.daemon.Store.WaitUntil(ctx, func(r xenstore.Reader) (bool, error) {
 		v := xenstore.NewValues(ctx, r)
-		d.missed() // what this look sees needs no further one
+		d.changed.Store(false) // what this look sees needs no further one
 		gone := v.Get(d.dir+"/frontend") == ""
 		replaced := !gone && v.Get(d.dir+"/"+toolstack.Instance) != d.instance
 		if replaced && v.Err() == nil {
@@ -197,87 +197,29 @@ func (d *device) awaitEnd(ctx context.Context) error {
 	})
 }
 
-// serve runs the channel: the device towards the guest in this goroutine, the
-// endpoint and its clients in others, which it joins.
-func (d *device) serve(ctx context.Context) error {
-	d.spec = d.spec.WithDefaults()
-	d.log = d.log.With("channel", d.spec.Name)
-	var err error
-	if d.spool, err = d.daemon.spools.open(d.spoolName(), d.spec.Name+" "+d.instance, d.spec, d.log); err != nil {
-		return err
-	}
-	defer d.spool.close()
-	d.spool.Wait(guestWaits)
-	d.keep = newKeep(d.daemon.Descriptors, d.spoolName(), d.daemon.inherit(d.spoolName()), d.log)
-	if !d.spool.resumed {
-		d.keep.dropAll() // of another channel, or of bytes that are lost
-	}
-	d.pipes = openPipes(d.spool.Log, d.keep.take(keptIn), d.keep.take(keptOut), d.keep)
-	defer d.pipes.close()
-	clients, stop := context.WithCancel(ctx)
-	defer stop()
-	d.out = outlet{tap: tap{d.spool.Log, &d.observers}, pipes: d.pipes, lost: func() { d.lost(clients.Done()) }}
-	if err := d.readRules(ctx); err != nil {
-		return err
-	}
-	if d.fence.get() != nil {
-		d.unkeep(false) // an earlier daemon may have had none
-	}
-	d.mu.Lock()
-	d.serving = true
-	d.mu.Unlock()
-
-	backend := console.NewBackend(console.Backend{
-		Store: d.daemon.Store, Hypervisor: d.daemon.Hypervisor,
-		Path: d.dir, Frontend: d.frontend, DomID: d.dom, Instance: d.instance,
-		Sink: &d.out, Source: d.spool.Inbox(), Attached: d.attach, Detached: d.detach, Look: d.poke, Nudge: d.nudge, Log: d.log,
-		Settled: func() { d.settleBoth(&d.looked) }, Note: channel.GuestNode, Noted: d.noted,
-	})
-	d.openPlace()
-	err = backend.Run(ctx)
-	if errors.Is(err, console.ErrReplaced) {
-		d.look() // for the device that follows
-		err = nil
-	}
-	if err == nil {
-		d.flush(ctx)
-		d.log.Info("channel is gone", "dropped", d.spool.Positions().Dropped)
-		d.gone.Store(true)
-		d.observers.end()
-	}
-	stop()
-	d.closePlace()
-	d.daemon.renamed.mark(d.dom)
-	d.telling.wg.Wait()
-	d.tellLosses()
-	d.reader.Lock() // for good: what the spool is in goes
-	if d.gone.Load() {
-		d.keep.dropAll()
-	}
-	if ctx.Err() == nil && err != nil {
-		return fmt.Errorf("channel %s of domain %v: %w", d.spec.Name, d.dom, err)
-	}
-	return err
-}
-
 func (d *device) attach(c *console.Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.conn = c
-	close(d.attached)
+	if d.attached != nil {
+		close(d.attached)
+		d.attached = nil
+	}
 }
 
 func (d *device) detach(*console.Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.conn = nil
-	d.attached = make(chan struct{})
 }
 
 // guest is the attached ring, or nil and a channel that is closed when there is one.
 func (d *device) guest() (*console.Conn, <-chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.conn == nil && d.attached == nil {
+		d.attached = make(chan struct{})
+	}
 	return d.conn, d.attached
 }
 
@@ -324,7 +266,7 @@ func (d *device) status() (Status, bool) {
 	waiting := d.waiting()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.serving {
+	if d.backend == nil {
 		return Status{}, false
 	}
 	guest := channel.GuestUnknown

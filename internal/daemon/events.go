@@ -162,15 +162,15 @@ type losses struct {
 	wg   sync.WaitGroup
 }
 
-// lost has somebody tell of losses, a little later, or at once when stop is closed.
-func (d *device) lost(stop <-chan struct{}) {
+// lost has somebody tell of losses, a little later, or at once when the daemon ends.
+func (d *device) lost() {
 	if d.telling.soon.Swap(true) {
 		return
 	}
 	d.telling.wg.Go(func() {
 		select {
 		case <-time.After(lossPause): // more of the same is likely
-		case <-stop:
+		case <-d.daemon.life.Done():
 		}
 		d.telling.soon.Store(false)
 		d.tellLosses()

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"log/slog"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,21 +32,19 @@ type keep struct {
 	log    *slog.Logger
 
 	mu    sync.Mutex
-	names map[string]bool // of what is kept, without the prefix; guarded by mu
+	names []string // of what is kept, without the prefix; guarded by mu
 }
 
 // newKeep is for a channel, of which an earlier daemon has kept what is named.
 func newKeep(s *fdstore.Store, channel string, names []string, log *slog.Logger) *keep {
-	k := &keep{Store: s, prefix: channel + ".", log: log, names: make(map[string]bool)}
-	for _, what := range names {
-		k.names[what] = true
-	}
-	return k
+	return &keep{Store: s, prefix: channel + ".", log: log, names: names}
 }
 
 func (k *keep) put(what string, h *sys.Handle) {
 	k.mu.Lock()
-	k.names[what] = true
+	if !slices.Contains(k.names, what) {
+		k.names = append(k.names, what)
+	}
 	k.mu.Unlock()
 	if err := k.Keep(k.prefix+what, h); err != nil {
 		k.log.Warn("this will not outlive the daemon", "what", what, "error", err)
@@ -69,7 +66,7 @@ func (k *keep) take(what string) *sys.Handle { return k.Claim(k.prefix + what) }
 
 func (k *keep) drop(what string) {
 	k.mu.Lock()
-	delete(k.names, what)
+	k.names = slices.DeleteFunc(k.names, func(name string) bool { return name == what })
 	k.mu.Unlock()
 	if err := k.Forget(k.prefix + what); err != nil {
 		k.log.Warn("a descriptor stays with the service manager", "what", what, "error", err)
@@ -80,7 +77,7 @@ func (k *keep) drop(what string) {
 func (k *keep) all() []string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return slices.SortedFunc(maps.Keys(k.names), func(a, b string) int { return cmp.Compare(clientNumber(a), clientNumber(b)) })
+	return slices.SortedStableFunc(slices.Values(k.names), func(a, b string) int { return cmp.Compare(clientNumber(a), clientNumber(b)) })
 }
 
 func (k *keep) dropAll() {

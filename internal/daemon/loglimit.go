@@ -19,29 +19,31 @@ const (
 // counted. Levels below Info are for those who asked for everything.
 type limiter struct {
 	slog.Handler
-	said *said // shared by the handlers made of one
+	said *said              // shared by the handlers made of one
+	who  func() []slog.Attr // of whom every line is; so that who is silent needs no text for it; may be nil
 }
 
 // said is how often each message was said. Messages are texts of the program, so
 // there are few.
 type said struct {
-	mu      sync.Mutex
-	records map[string]*rate // by message; guarded by mu
+	mu    sync.Mutex
+	rates []rate // guarded by mu
 }
 
 type rate struct {
-	left    int       // of the burst
-	since   time.Time // when left was last added to
-	leftOut int       // since the last one that was said
+	message string
+	since   int64 // Unix nanoseconds when left was last added to
+	left    int32 // of the burst
+	leftOut int32 // since the last one that was said
 }
 
-func limited(log *slog.Logger) *slog.Logger {
-	return slog.New(limiter{log.Handler(), &said{records: make(map[string]*rate)}})
+func limited(log *slog.Logger, who func() []slog.Attr) *slog.Logger {
+	return slog.New(limiter{log.Handler(), &said{}, who})
 }
 
 func (l limiter) Handle(ctx context.Context, r slog.Record) error {
 	if r.Level < slog.LevelInfo {
-		return l.Handler.Handle(ctx, r)
+		return l.named().Handle(ctx, r)
 	}
 	leftOut, ok := l.said.allow(r.Message, r.Time)
 	if !ok {
@@ -51,35 +53,48 @@ func (l limiter) Handle(ctx context.Context, r slog.Record) error {
 		r = r.Clone()
 		r.Add("left_out", leftOut)
 	}
-	return l.Handler.Handle(ctx, r)
+	return l.named().Handle(ctx, r)
+}
+
+func (l limiter) named() slog.Handler {
+	if l.who == nil {
+		return l.Handler
+	}
+	return l.Handler.WithAttrs(l.who())
 }
 
 func (l limiter) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return limiter{l.Handler.WithAttrs(attrs), l.said}
+	return limiter{l.named().WithAttrs(attrs), l.said, nil}
 }
 
 func (l limiter) WithGroup(name string) slog.Handler {
-	return limiter{l.Handler.WithGroup(name), l.said}
+	return limiter{l.named().WithGroup(name), l.said, nil}
 }
 
 // allow says whether a message may be said, and how many like it were not.
 func (s *said) allow(message string, now time.Time) (leftOut int, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := s.records[message]
-	if r == nil {
-		r = &rate{left: logBurst, since: now}
-		s.records[message] = r
-	}
-	if more := int(now.Sub(r.since) / logEvery); more > 0 {
-		r.left = min(logBurst, r.left+more)
-		r.since = r.since.Add(time.Duration(more) * logEvery)
+	r := s.of(message, now.UnixNano())
+	if more := (now.UnixNano() - r.since) / int64(logEvery); more > 0 {
+		r.left = int32(min(logBurst, int64(r.left)+more))
+		r.since += more * int64(logEvery)
 	}
 	if r.left == 0 {
 		r.leftOut++
 		return 0, false
 	}
 	r.left--
-	leftOut, r.leftOut = r.leftOut, 0
+	leftOut, r.leftOut = int(r.leftOut), 0
 	return leftOut, true
+}
+
+func (s *said) of(message string, now int64) *rate {
+	for i := range s.rates {
+		if s.rates[i].message == message {
+			return &s.rates[i]
+		}
+	}
+	s.rates = append(s.rates, rate{message: message, left: logBurst, since: now})
+	return &s.rates[len(s.rates)-1]
 }

@@ -13,7 +13,7 @@ func TestLimiter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
 		base := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))
-		log := limited(base).With("domid", 1)
+		log := limited(base, nil).With("domid", 1)
 		lines := func(want int, what string) {
 			t.Helper()
 			if n := strings.Count(out.String(), "\n"); n != want {
@@ -26,7 +26,7 @@ func TestLimiter(t *testing.T) {
 		}
 		lines(logBurst, "the same a thousand times")
 		log.Warn("something else")
-		limited(base).Warn("closing")
+		limited(base, nil).Warn("closing")
 		lines(2, "another message, and another channel")
 		for range 100 {
 			log.Debug("closing")

@@ -79,12 +79,24 @@ func (p *pipes) ensure() (err error) {
 	return nil
 }
 
-func (p *pipes) close() {
+// close closes the pipes, and says how many descriptors they had.
+func (p *pipes) close() int {
 	for _, pipe := range []*sys.Pipe{p.in, p.out} {
 		if pipe != nil {
 			_ = pipe.Close()
 		}
 	}
+	return p.files()
+}
+
+// files is how many descriptors the pipes have.
+func (p *pipes) files() (n int) {
+	for _, pipe := range []*sys.Pipe{p.in, p.out} {
+		if pipe != nil {
+			n += pipeFiles / 2
+		}
+	}
+	return n
 }
 
 // receive moves n bytes, which have come into the pipe from a client, to the inbox.

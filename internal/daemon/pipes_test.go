@@ -61,7 +61,7 @@ func (l *life) next() *pipes {
 	l.log, err = spool.Open(l.memory, 100_000, spool.DropOldest, "")
 	l.check(err)
 	p := openPipes(l.log, l.handle(l.in), l.handle(l.out), newKeep(nil, "1-1", nil, slog.New(slog.DiscardHandler)))
-	l.t.Cleanup(p.close)
+	l.t.Cleanup(func() { p.close() })
 	if p.in == nil || p.out == nil {
 		l.t.Fatal("a pipe was refused")
 	}

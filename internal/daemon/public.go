@@ -94,7 +94,7 @@ func (d *Daemon) admitted(w http.ResponseWriter, r *http.Request) (*device, peer
 		return nil, who, false
 	}
 	select {
-	case <-dev.settled: // it has its place, or cannot have it
+	case <-dev.whenSettled(): // it has its place, or cannot have it
 	case <-r.Context().Done():
 		return nil, who, false
 	}
@@ -120,7 +120,7 @@ func (d *Daemon) find(domid, devid, name string) *device {
 	}
 	dev.mu.Lock()
 	defer dev.mu.Unlock()
-	if !dev.serving || dev.spec.Name != name {
+	if dev.backend == nil || dev.spec.Name != name {
 		return nil
 	}
 	return dev

@@ -14,8 +14,8 @@ const defaultPulse = 10 * time.Second
 // loop has come by, every lock could be taken and xenstored has answered. A loop that
 // hangs ends the pulse, and then the service manager ends the daemon. So does a
 // xenstored that has not answered for as long; a connection to it that is stuck is
-// the likelier cause. Without a service manager the daemon waits, as channels that
-// are there need no xenstored, and says so in the log.
+// the likelier cause. Where nobody asks for a pulse, the daemon waits, as channels that
+// are there need no xenstored.
 func (d *Daemon) pulse(ctx context.Context) error {
 	every := cmp.Or(d.PulseEvery, defaultPulse)
 	tick := time.NewTicker(every)
@@ -43,8 +43,8 @@ func (d *Daemon) pulse(ctx context.Context) error {
 	}
 }
 
-// roundTrip returns when xenstored has answered, and follow and each device that serves has been through its
-// loop once more.
+// roundTrip returns when xenstored has answered, follow has been through its loop once more,
+// and each device that serves has come to rest or to the end of its turn.
 func (d *Daemon) roundTrip(ctx context.Context) error {
 	if _, err := d.Store.Read(ctx, "domid"); err != nil {
 		return fmt.Errorf("ask xenstore which domain this is: %w", err)
@@ -54,14 +54,12 @@ func (d *Daemon) roundTrip(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	all := d.snapshot()
-	for _, dev := range all {
-		if _, serving := dev.status(); serving {
-			poke(dev.nudge)
+	for _, dev := range d.snapshot() {
+		if _, serving := dev.status(); !serving {
+			continue
 		}
-	}
-	for _, dev := range all {
-		for d.has(dev) && len(dev.nudge) > 0 {
+		before, busy := d.crew.at(dev)
+		for turns := before; busy && turns == before && d.has(dev); turns, busy = d.crew.at(dev) {
 			select {
 			case <-time.After(5 * time.Millisecond):
 			case <-ctx.Done():

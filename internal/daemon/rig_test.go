@@ -234,9 +234,11 @@ func (r *rig) status() []daemon.Status {
 // row is the status of one channel.
 func (r *rig) row(c toolstack.Channel) daemon.Status {
 	r.t.Helper()
-	for _, s := range r.status() {
-		if s.DomID == c.DomID && s.DevID == c.DevID {
-			return s
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		for _, s := range r.status() {
+			if s.DomID == c.DomID && s.DevID == c.DevID {
+				return s
+			}
 		}
 	}
 	r.t.Fatalf("no status of %s", c.Name)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/endpoint"
+	"github.com/xenchan/xenchan/internal/sys"
 	"github.com/xenchan/xenchan/spool"
 )
 
@@ -113,7 +114,7 @@ func (s *server) idle() bool { return len(s.slots) == 0 }
 // nobody waits at a quiet endpoint.
 func (s *server) next(ctx context.Context) (*visit, error) {
 	for len(s.earlier) > 0 {
-		if err := s.dev.pipes.ensure(); err != nil {
+		if err := s.makePipes(); err != nil {
 			return nil, err
 		}
 		what := s.earlier[0]
@@ -121,6 +122,7 @@ func (s *server) next(ctx context.Context) (*visit, error) {
 		if h := s.dev.keep.take(what); h != nil {
 			client, err := s.ep.Restore(h)
 			if err == nil {
+				s.dev.daemon.files.have(clientFiles)
 				return &visit{Client: client, kept: what}, nil
 			}
 			s.dev.log.Warn("a client of an earlier daemon is lost", "error", err)
@@ -132,7 +134,7 @@ func (s *server) next(ctx context.Context) (*visit, error) {
 		return nil, err
 	}
 	if err := s.awaitPipes(ctx); err != nil {
-		_ = client.Close()
+		s.letGo(client)
 		return nil, err
 	}
 	v := &visit{}
@@ -140,7 +142,7 @@ func (s *server) next(ctx context.Context) (*visit, error) {
 		v.live = c.Live()
 	}
 	if v.Client, err = s.dev.filter(client); err != nil {
-		_ = client.Close()
+		s.letGo(client)
 		return nil, err
 	}
 	if h, err := v.Handle(); h != nil || err != nil {
@@ -151,18 +153,48 @@ func (s *server) next(ctx context.Context) (*visit, error) {
 	return v, nil
 }
 
+// accept is Accept of the endpoint, or AcceptNow. A client for which there are no
+// descriptors stays in the backlog.
 func (s *server) accept(ctx context.Context) (endpoint.Client, error) {
-	if s.quiet != nil {
-		return s.quiet.AcceptNow()
+	if s.quiet == nil {
+		c, err := s.ep.Accept(ctx)
+		if err == nil {
+			s.dev.daemon.files.have(clientFiles)
+		}
+		return c, err
 	}
-	return s.ep.Accept(ctx)
+	files := &s.dev.daemon.files
+	wanted := clientFiles + pipeFiles - s.dev.pipes.files() // the pipes themselves count once they are there
+	if !files.client(wanted) {
+		if s.waits() {
+			return nil, errFiles
+		}
+		return nil, nil
+	}
+	c, err := s.quiet.AcceptNow()
+	if c == nil || err != nil {
+		files.have(-wanted)
+	} else {
+		files.have(clientFiles - wanted)
+	}
+	return c, err
+}
+
+// waits says whether somebody waits at a quiet endpoint.
+func (s *server) waits() bool {
+	listener, err := s.quiet.Listener()
+	if err != nil {
+		return true // AcceptNow says why it fails
+	}
+	r, err := sys.PollNow(listener)
+	return err != nil || r.In
 }
 
 // awaitPipes makes the pipes for the first client. Where there are no descriptors for
 // them, the client waits.
 func (s *server) awaitPipes(ctx context.Context) error {
 	for {
-		err := s.dev.pipes.ensure()
+		err := s.makePipes()
 		if err == nil {
 			return nil
 		}
@@ -173,6 +205,18 @@ func (s *server) awaitPipes(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+func (s *server) makePipes() error {
+	before := s.dev.pipes.files()
+	err := s.dev.pipes.ensure()
+	s.dev.daemon.files.have(s.dev.pipes.files() - before)
+	return err
+}
+
+func (s *server) letGo(c endpoint.Client) {
+	_ = c.Close()
+	s.dev.daemon.files.have(-clientFiles)
 }
 
 // serve returns when the client has left; what it sent may still be on its way.
@@ -190,7 +234,7 @@ func (s *server) serve(ctx context.Context, v *visit) {
 			}
 		case <-ctx.Done(): // wakes whatever blocks when the daemon stops
 		}
-		v.Close()
+		s.letGo(v.Client)
 		<-s.slots
 	})
 	s.wg.Go(func() {

@@ -112,27 +112,20 @@ func (r *rig) serve(c toolstack.Channel) backend {
 	log, err := spool.New(4096, spool.Block)
 	r.check(err)
 	conns := make(chan *console.Conn, 10)
-	look := make(chan struct{}, 1)
 	b := console.NewBackend(console.Backend{
 		Store: r.store, Hypervisor: r.dom0, Path: c.Backend, Frontend: c.Frontend, DomID: r.dom.ID,
-		Sink: log, Attached: func(c *console.Conn) { conns <- c }, Look: look,
+		Sink: log, Attached: func(c *console.Conn) { conns <- c },
 	})
 	watch, err := r.store.Watch(context.Background(), c.Backend)
 	r.check(err)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	poke := func() {
-		select {
-		case look <- struct{}{}:
-		default:
-		}
-	}
 	wg.Go(func() {
 		for {
 			if _, err := watch.Next(ctx); err != nil {
 				return
 			}
-			poke()
+			b.Look()
 		}
 	})
 	wg.Go(func() { b.Run(ctx) })
@@ -141,7 +134,7 @@ func (r *rig) serve(c toolstack.Channel) backend {
 	soon, done := context.WithTimeout(ctx, 10*time.Second)
 	defer done()
 	r.check(r.tools.WaitConnected(soon, c))
-	return backend{<-conns, log, poke, stop}
+	return backend{<-conns, log, b.Look, stop}
 }
 
 // said reads n bytes of what the guest has said.
