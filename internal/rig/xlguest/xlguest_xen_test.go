@@ -45,10 +45,3 @@ func TestGuest_runsScripts(t *testing.T) {
 		t.Errorf("after destroy: %v\n%s", err, list)
 	}
 }
-
-func TestGuest_agentImageAndPVH(t *testing.T) {
-	g := Start(t, Config{Agent: true, PVH: true})
-	if out := g.Run("ls /dev/xen; qemu-ga --version"); !strings.Contains(out, "gntalloc") || !strings.Contains(out, "7.2") {
-		t.Errorf("agent image: %s", out)
-	}
-}
