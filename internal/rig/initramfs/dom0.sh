@@ -67,6 +67,7 @@ take() { # ID: carry out one job in the background
 		rc=$?
 		[ -s pid ] && kill -KILL "-$(cat pid)" 2>/dev/null
 		echo $rc >rc.new && mv rc.new rc
+		echo >&3
 	) &
 }
 
@@ -77,22 +78,24 @@ busy() { # is a job under way?
 	return 1
 }
 
-# Reading a fifo that nobody writes to is a pause that starts no process.
+# Reading a fifo is a pause that starts no process; the end of a job ends it. Looking
+# for more costs something, so while a job runs it is done less often.
 mkfifo /run/pause
 exec 3<>/run/pause
 echo up >/rig/ready || poweroff_rig "the shared folder cannot be written"
 note "ready"
-rounds=0 quiet=0
+passed=0 quiet=0
 while :; do
 	for j in /rig/in/*; do
 		[ -d "$j" ] && take "${j##*/}" && quiet=0
 	done
-	read -r -t 0.1 _ <&3
-	rounds=$((rounds + 1))
-	[ $rounds -ge 100 ] || continue
+	if busy; then pause=0.5 ms=500 quiet=0; else pause=0.1 ms=100; fi
+	read -r -t $pause _ <&3
+	passed=$((passed + ms))
+	[ $passed -ge 10000 ] || continue
 	# Every ten seconds or so: reap, and see whether anyone still needs the rig.
-	rounds=0
+	passed=0
 	jobs >/dev/null
-	if busy; then quiet=0; else quiet=$((quiet + 10)); fi
+	busy || quiet=$((quiet + 10))
 	[ "$idle" -gt 0 ] && [ $quiet -ge "$idle" ] && poweroff_rig "no job for $quiet s"
 done
