@@ -18,6 +18,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/xenchan/xenchan/internal/rig/xlguest"
 	"github.com/xenchan/xenchan/xenstore"
 	"github.com/xenchan/xenchan/xenstore/storetest"
 )
@@ -62,7 +63,7 @@ var differences = map[storetest.Flavour]map[string]string{
 // own, and wants exactly the known subtests to fail.
 func TestDifferences(t *testing.T) {
 	flavour := findFlavour(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*xlguest.Patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestSuite$", "-test.v")
 	cmd.Env = append(os.Environ(), roleVariable+"="+roleSuite)
