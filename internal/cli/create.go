@@ -16,6 +16,7 @@ import (
 	"github.com/xenchan/xenchan/internal/xl"
 	"github.com/xenchan/xenchan/toolstack"
 	"github.com/xenchan/xenchan/xen"
+	"github.com/xenchan/xenchan/xenstore"
 )
 
 func (a *app) createCommand() *cobra.Command {
@@ -47,6 +48,8 @@ uuid and the channels.`,
 				return usageError{err}
 			}
 			more.Paused = more.Paused || paused
+			oneProcessor()
+			calm()
 			w, err := a.locate()
 			if err != nil {
 				return err
@@ -207,10 +210,18 @@ func createdChannels(ctx context.Context, tools *toolstack.Toolstack, d toolstac
 	}
 	soon, cancel := context.WithTimeout(ctx, terminalSoon)
 	defer cancel()
-	for _, r := range rows {
-		if noTTY(r) && served(ctx, tools, r) && awaitPlace(soon, tools, r) != nil {
-			break
+	err = tools.Store.WaitUntil(soon, func(r xenstore.Reader) (bool, error) {
+		v := xenstore.NewValues(soon, r)
+		there := true
+		for _, c := range rows {
+			if noTTY(c) && c.BackendDomID == 0 {
+				there = v.Get(c.Frontend+"/tty") != "" && there
+			}
 		}
+		return there, v.Err()
+	})
+	if err != nil && soon.Err() == nil {
+		return nil, err
 	}
 	return tools.Channels(ctx, d)
 }

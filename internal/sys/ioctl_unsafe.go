@@ -17,3 +17,7 @@ func ioctlBytes(fd int, request uintptr, arg []byte) (int, error) {
 	}
 	return int(result), nil
 }
+
+// addressOf is where memory is that the garbage collector does not move or free: a
+// mapping.
+func addressOf(mapped []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(mapped))) }
