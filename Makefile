@@ -26,9 +26,9 @@ all: bin/xenchan bin/xenchan-dm bin/xenchan-guest
 bin/xenchan: FORCE
 	$(BUILD) -o $@ ./cmd/xenchan
 
-# The same program, which goes by the name that it is started with.
-bin/xenchan-dm: bin/xenchan
-	ln -sf xenchan $@
+bin/xenchan-dm: FORCE
+	@test ! -L $@ || rm $@ # a link to bin/xenchan in an older tree
+	$(BUILD) -o $@ ./cmd/xenchan-dm
 
 bin/xenchan-guest: FORCE
 	$(BUILD) -o $@ ./cmd/xenchan-guest
@@ -84,14 +84,14 @@ test-fast: deps check bin/xenchan bin/testreport
 # each test of realhost on one: the second has those in XEN_O_HOST, so that the two
 # take about the same time and each sees domains come, go and be saved, daemons killed
 # and channels plugged.
-IN_DOM0 = $(GO) test -tags xen -ldflags '-s -w' -p 1 -count=1 -timeout 40m -exec '$(CURDIR)/bin/rigctl test -with $(CURDIR)/bin/xenchan -with $(CURDIR)/bin/xenchan-guest'
+IN_DOM0 = $(GO) test -tags xen -ldflags '-s -w' -p 1 -count=1 -timeout 40m -exec '$(CURDIR)/bin/rigctl test -with $(CURDIR)/bin/xenchan -with $(CURDIR)/bin/xenchan-dm -with $(CURDIR)/bin/xenchan-guest'
 XEN_ANY = ./channel/xlcfg/xlcfgtest/ ./internal/rig/xlguest/
 XEN_O = ./xen/xendev/ ./internal/rig/realstore/ $(XEN_ANY)
 XEN_O_HOST = ^Test(DeviceModel|DeviceModel_alone|Helper|Agent_qemuGA|Guest_udevAlone|Guest_systemd|Daemon_restartsInMidStream|Libvirt|Config|Destroy_leavesNothing|Domain_comesAndGoes)$$
 XEN_C = $(filter-out $(XEN_ANY),$(sort $(dir $(shell find . -name '*_xen_test.go'))))
 REPORT = bin/testreport -v -prefix
 
-test-xen: deps bin/xenchan bin/xenchan-guest bin/rigctl bin/testreport
+test-xen: deps bin/xenchan bin/xenchan-dm bin/xenchan-guest bin/rigctl bin/testreport
 	bin/rigctl build
 	@rm -f .cache/test/xen-*.failed
 	@$(MAKE) -j2 xen-c xen-o || { bin/testreport -show xen-c xen-o xen-o-host; exit 1; }
@@ -113,7 +113,7 @@ bench: bin/xenchan
 # bench-xen compares the daemon, xenchan-dm and QEMU in one boot of real Xen: a table,
 # and bin/bench-xen.json. Its times are worth something on a machine that does nothing
 # else.
-bench-xen: deps bin/xenchan bin/xenchan-guest bin/rigctl
+bench-xen: deps bin/xenchan bin/xenchan-dm bin/xenchan-guest bin/rigctl
 	@$(IN_DOM0) -v -run '^TestBench$$' ./internal/rig/benchhost/ > bin/bench-xen.log 2>&1; \
 	  status=$$?; bin/rigctl down; sed -n 's/^bench-xen: //p' bin/bench-xen.log > bin/bench-xen.json; \
 	  grep -v '^bench-xen: ' bin/bench-xen.log; exit $$status
@@ -161,10 +161,12 @@ cross:
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
 BINARY ?= bin/xenchan
+DM ?= bin/xenchan-dm
 install:
-	@test -x $(BINARY) || { echo "$(BINARY) is missing: run make first" >&2; exit 1; }
+	@for f in $(BINARY) $(DM); do test -x $$f || { echo "$$f is missing: run make first" >&2; exit 1; }; done
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/xenchan
-	ln -sf xenchan $(DESTDIR)$(PREFIX)/bin/xenchan-dm
+	rm -f $(DESTDIR)$(PREFIX)/bin/xenchan-dm # it was a link to xenchan
+	install -D -m 755 $(DM) $(DESTDIR)$(PREFIX)/bin/xenchan-dm
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed '/^ExecStart=/s|/usr/bin|$(PREFIX)/bin|; s|/etc/xenchan|$(SYSCONFDIR)/xenchan|' packaging/xenchan.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/xenchan.service
 	chmod 644 $(DESTDIR)$(PREFIX)/lib/systemd/system/xenchan.service

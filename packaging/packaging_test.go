@@ -1,6 +1,7 @@
 package packaging
 
 import (
+	"cmp"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -52,11 +53,13 @@ func TestUnit_exposure(t *testing.T) {
 // makeInstall is `make install` of a program that does nothing.
 func makeInstall(t *testing.T, vars ...string) {
 	t.Helper()
-	bin := filepath.Join(t.TempDir(), "xenchan")
-	if err := os.WriteFile(bin, []byte("#!/bin/sh\n"), 0o755); err != nil {
-		t.Fatal(err)
+	bin := t.TempDir()
+	for _, name := range []string{"xenchan", "xenchan-dm"} {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n# "+name+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
-	run(t, "make", append([]string{"-C", "..", "install", "BINARY=" + bin}, vars...)...)
+	run(t, "make", append([]string{"-C", "..", "install", "BINARY=" + bin + "/xenchan", "DM=" + bin + "/xenchan-dm"}, vars...)...)
 }
 
 // What is installed verifies, but for a word that Debian 12's systemd does not know.
@@ -100,9 +103,17 @@ func TestInstallGuest(t *testing.T) {
 
 func TestInstall(t *testing.T) {
 	dest := t.TempDir()
+	// Before it was a program, it was a link.
+	if err := cmp.Or(os.MkdirAll(dest+"/usr/local/bin", 0o755), os.Symlink("xenchan", dest+"/usr/local/bin/xenchan-dm")); err != nil {
+		t.Fatal(err)
+	}
 	makeInstall(t, "DESTDIR="+dest, "PREFIX=/usr/local")
+	if text, err := os.ReadFile(dest + "/usr/local/bin/xenchan"); !strings.Contains(string(text), "# xenchan\n") {
+		t.Errorf("something else is in the place of xenchan: %q, %v", text, err)
+	}
 	for path, mode := range map[string]os.FileMode{
 		"/usr/local/bin/xenchan":                          0o755,
+		"/usr/local/bin/xenchan-dm":                       0o755,
 		"/usr/local/lib/systemd/system/xenchan.service":   0o644,
 		"/usr/local/lib/sysusers.d/xenchan.conf":          0o644,
 		"/usr/local/lib/udev/rules.d/60-xenchan.rules":    0o644,

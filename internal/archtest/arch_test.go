@@ -25,7 +25,7 @@ const module = "github.com/xenchan/xenchan"
 // where it belongs.
 var tiers = [][]string{
 	{"ring", "xen", "xenstore/wire", "channel", "spool", "xenbus", "agent/qga", "agent/mdata", "agent/vdagent", "internal/sys"},
-	{"channel/domcfg"},
+	{"channel/domcfg", "internal/standin"},
 	{"channel/xlcfg", "channel/xlcfg/xlcfgtest", "channel/declared", "agent/firewall", "channel/domxml", "xenstore", "xenstore/storeserver", "xenstore/storetest", "xen/xentest", "endpoint", "internal/sandbox", "internal/fdstore"},
 	{"channel/convert", "guest", "endpoint/unixsock", "endpoint/pty", "endpoint/endpointtest", "xen/xendev", "xen/xensim"},
 	{"console", "toolstack", "internal/guestcli"},
@@ -33,7 +33,7 @@ var tiers = [][]string{
 	{"internal/devicemodel"},
 	{"internal/sim", "internal/xl", "internal/bootconfig", "internal/doctor", "internal/watch"},
 	{"internal/cli"},
-	{"cmd/xenchan", "cmd/xenchan-guest", "internal/manpages"},
+	{"cmd/xenchan", "cmd/xenchan-dm", "cmd/xenchan-guest", "internal/manpages"},
 }
 
 // apart are packages that no package of the product imports: tests and the
@@ -52,6 +52,7 @@ var never = []struct{ pkg, on, why string }{
 	{"console", "xen/xendev", "everything above the seam runs on any hypervisor"},
 	{"console", "xen/xensim", "everything above the seam runs on any hypervisor"},
 	{"toolstack", "internal/daemon", "the commands need no daemon"},
+	{"internal/standin", "xenstore", "each new domain waits for its start"},
 	{"xen/xendev", "internal/cli", "imports point downward"},
 }
 

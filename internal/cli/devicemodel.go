@@ -10,10 +10,12 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/xenchan/xenchan/internal/devicemodel"
+	"github.com/xenchan/xenchan/internal/standin"
 	"github.com/xenchan/xenchan/internal/sys"
 	"github.com/xenchan/xenchan/xen"
 )
@@ -65,51 +67,125 @@ func DeviceModel(ctx context.Context, args []string, stdin io.Reader, stdout, st
 }
 
 func (a *app) deviceModel(ctx context.Context, args []string) error {
-	request, err := devicemodel.Parse(args)
+	restore := args[0] == standin.RestoreLost
+	if restore {
+		args = args[1:]
+	}
+	request, err := standin.Parse(args)
 	if err != nil {
 		return usageError{err}
 	}
+	log := slog.New(slog.NewTextHandler(a.stderr, nil))
+	if !request.Probe && request.Machine != standin.MachinePV {
+		return execQEMU(log, fmt.Sprintf("it is to emulate the machine %q", request.Machine), args)
+	}
+	// The small program (package standin) becomes this one, and keeps its name.
+	_ = os.WriteFile("/proc/self/comm", []byte(DeviceModelName), 0)
 	w, err := a.locate()
 	if err != nil {
 		return err
 	}
-	log := slog.New(slog.NewTextHandler(a.stderr, nil))
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	m := deviceModel{app: a, where: w, args: args, Config: devicemodel.Config{
+		Request: request, RunDir: w.runDir(), UserData: libxlUserData, Log: log,
+		Hypervisor: func(ctx context.Context) (xen.Hypervisor, error) { return a.openHypervisor(ctx, w, 0) },
+	}}
+	if restore {
+		return m.restoreLost(ctx)
+	}
+	return m.run(ctx)
+}
+
+// deviceModel is one of a domain, or of none, when libxl asks what it can do.
+type deviceModel struct {
+	devicemodel.Config
+	app   *app
+	where where
+	args  []string
+}
+
+func (m *deviceModel) run(ctx context.Context) error {
+	// QMP sockets and all else that is made are for root alone.
+	syscall.Umask(0o077)
+	loop := &standin.Loop{Request: m.Request, RunDir: m.RunDir, Log: func(what string) { m.Log.Info(what) }}
+	if err := loop.Listen(); err != nil {
+		return err
+	}
+	defer loop.Close()
+	m.Loop = loop
 	hangup := make(chan struct{})
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	go func() { // ends with the process
 		<-hup
 		close(hangup)
+		loop.Stop()
 	}()
-	config := devicemodel.Config{
-		Request: request, RunDir: w.runDir(), UserData: libxlUserData, Hangup: hangup, Log: log,
-		Hypervisor: func(ctx context.Context) (xen.Hypervisor, error) { return a.openHypervisor(ctx, w, 0) },
+	m.Hangup = hangup
+	defer context.AfterFunc(ctx, loop.Stop)()
+	if m.Probe {
+		return loop.Run()
 	}
-	if request.Probe {
-		return devicemodel.Run(ctx, config)
+	verdict, why, err := loop.HandOver()
+	switch {
+	case err != nil:
+		return err
+	case verdict == standin.QEMU:
+		loop.Close()
+		return execQEMU(m.Log, why, m.args)
+	case verdict == standin.Ready:
+		m.Log.Info("the daemon serves the consoles of this domain", "domid", m.DomID)
+		loop.Left = sync.OnceFunc(func() {
+			go func() { // ends with the process
+				if err := m.restoreLost(ctx); err != nil && ctx.Err() == nil {
+					m.Log.Error("a channel is missing", "error", err)
+				}
+			}()
+		})
+		return loop.Run()
 	}
-	if config.Store, err = a.openStore(ctx, w); err != nil {
+	return m.alone(ctx, why)
+}
+
+// alone serves the consoles without a daemon.
+func (m *deviceModel) alone(ctx context.Context, why string) (err error) {
+	if m.Store, err = m.app.openStore(ctx, m.where); err != nil {
 		return err
 	}
-	defer config.Store.Close()
-	why, err := devicemodel.NeedsQEMU(ctx, config.Store, request)
+	defer m.Store.Close()
+	qemu, err := devicemodel.NeedsQEMU(ctx, m.Store, m.Request)
 	if err != nil {
 		return err
 	}
-	if why != "" {
-		return execQEMU(log, why, args)
+	if qemu != "" {
+		m.Loop.Close()
+		return execQEMU(m.Log, qemu, m.args)
 	}
+	m.Log.Info("serving the consoles of this domain alone", "domid", m.DomID, "why", why)
 	if err := sys.NoPreempt(); err != nil {
-		log.Debug("libxl and xenstored are interrupted more than need be", "error", err)
+		m.Log.Debug("libxl and xenstored are interrupted more than need be", "error", err)
 	}
-	rules := openFirewall(w.firewallDir(), log)
-	config.Firewall = rules.Current
+	rules := openFirewall(m.where.firewallDir(), m.Log)
+	m.Firewall = rules.Current
 	go rules.poll(ctx, firewallPoll)
-	// QMP sockets and all else that is made are for root alone.
-	syscall.Umask(0o077)
-	return devicemodel.Run(ctx, config)
+	return devicemodel.Run(ctx, m.Config)
+}
+
+// restoreLost makes the channel that libxl has lost, if there is one.
+func (m *deviceModel) restoreLost(ctx context.Context) (err error) {
+	if !m.Lost() {
+		return nil
+	}
+	c := m.Config
+	if c.Store, err = m.app.openStore(ctx, m.where); err != nil {
+		return err
+	}
+	defer c.Store.Close()
+	if err := sys.NoPreempt(); err != nil {
+		m.Log.Debug("libxl and xenstored are interrupted more than need be", "error", err)
+	}
+	return devicemodel.RestoreLost(ctx, c)
 }
 
 // execQEMU becomes the QEMU that the domain needs.
@@ -122,12 +198,14 @@ func execQEMU(log *slog.Logger, why string, args []string) error {
 			places = append(places, path+devicemodel.Diverted, path)
 		}
 	}
-	self, err := os.Stat("/proc/self/exe")
-	if err != nil {
-		return err
-	}
+	ours := []string{"/proc/self/exe", os.Getenv(standin.ProgramVar)}
 	for _, path := range places {
-		if info, err := os.Stat(path); err != nil || info.IsDir() || os.SameFile(info, self) {
+		info, err := os.Stat(path)
+		same := func(of string) bool {
+			self, err := os.Stat(of)
+			return err == nil && os.SameFile(info, self)
+		}
+		if err != nil || info.IsDir() || slices.ContainsFunc(ours, same) {
 			continue
 		}
 		log.Info("this domain gets the real QEMU", "why", why, "qemu", path)

@@ -31,6 +31,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"path"
 	"strconv"
 	"strings"
 	"sync"
@@ -101,6 +102,7 @@ type Daemon struct {
 	renamed *renames
 	nudge   chan struct{} // follow takes what comes, to show that it can
 
+	standIns  standIns
 	files     files
 	unserved  atomic.Int64 // channels
 	observers atomic.Int32
@@ -216,6 +218,9 @@ func (d *Daemon) follow(ctx context.Context) error {
 			}
 			released.Take()
 			d.lookAtAll()
+			if err := d.endStandIns(ctx); err != nil {
+				return err
+			}
 		case <-d.nudge:
 		case <-ctx.Done():
 			return ctx.Err()
@@ -250,9 +255,25 @@ func (d *Daemon) changed(ctx context.Context, paths []string) error {
 			d.lookAtAll()
 			return nil
 		}
-		d.found(parts[1], parts[2])
+		// Libxl writes a dozen nodes of each of its own consoles, which are nothing to us.
+		if dir := path.Join(d.root, parts[1], parts[2]); p == dir || !d.dormant(dir) {
+			d.found(parts[1], parts[2])
+		}
 	}
 	return nil
+}
+
+// dormant says whether a backend's directory is a console that waits to be asked for.
+func (d *Daemon) dormant(dir string) bool {
+	d.mu.Lock()
+	dev := d.devices[dir]
+	d.mu.Unlock()
+	if dev == nil {
+		return false
+	}
+	dev.mu.Lock()
+	defer dev.mu.Unlock()
+	return dev.dormant != nil
 }
 
 // scan starts devices for backend directories that have none.
@@ -280,18 +301,19 @@ func (d *Daemon) found(domid, devid string) {
 }
 
 // device tells a device that its nodes have changed, or starts one.
-func (d *Daemon) device(dom xen.DomID, devid int) {
+func (d *Daemon) device(dom xen.DomID, devid int) *device {
 	dir := fmt.Sprintf("%s/%v/%d", d.root, dom, devid)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if dev := d.devices[dir]; dev != nil {
 		dev.look()
-		return
+		return dev
 	}
 	dev := newDevice(d, dir, dom, devid)
 	d.devices[dir] = dev
 	d.alive.Add(1)
 	d.crew.call(dev)
+	return dev
 }
 
 // ended forgets a device that has ended, because of err or with its nodes.

@@ -54,6 +54,9 @@ type device struct {
 	said     channel.GuestState // by the guest helper, "" while there is none
 	settled  bool               // it is first served, or is not ours
 	settling chan struct{}      // closed then; nil while nobody waits for that
+	dormant  chan struct{}      // closed when a console that waits to be asked for is to be looked at; nil for any other
+	open     bool               // clients can connect, or cannot
+	opening  chan struct{}      // closed then; nil while nobody waits for that
 	looked   bool               // the backend has settled
 	placed   bool               // an endpoint was opened, or there is a problem
 
@@ -90,6 +93,10 @@ func (d *device) look() {
 	d.changed.Store(true)
 	d.mu.Lock()
 	b := d.backend
+	if d.dormant != nil {
+		close(d.dormant)
+		d.dormant = nil
+	}
 	d.mu.Unlock()
 	if b != nil {
 		b.Look()
@@ -104,6 +111,47 @@ func (d *device) settle() {
 		close(d.settling)
 		d.settling = nil
 	}
+}
+
+// sleep returns when the nodes have changed, or the device model has asked.
+func (d *device) sleep(ctx context.Context) error {
+	d.mu.Lock()
+	if d.changed.Load() {
+		d.mu.Unlock()
+		return nil
+	}
+	wake := make(chan struct{})
+	d.dormant = wake
+	d.mu.Unlock()
+	select {
+	case <-wake:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (d *device) opened() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.open = true
+	if d.opening != nil {
+		close(d.opening)
+		d.opening = nil
+	}
+}
+
+// whenOpen is closed when clients can connect, or cannot.
+func (d *device) whenOpen() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.open {
+		return closed
+	}
+	if d.opening == nil {
+		d.opening = make(chan struct{})
+	}
+	return d.opening
 }
 
 var closed = func() <-chan struct{} { c := make(chan struct{}); close(c); return c }()
@@ -147,6 +195,7 @@ func (d *device) readSpec(ctx context.Context) (invalid, err error) {
 // a transaction may write the frontend after the backend; its type is awaited. So
 // is a device model that hands a stock console over.
 func (d *device) identify(ctx context.Context) (mine bool, err error) {
+	stock := false
 	look := func(r xenstore.Reader) (bool, error) {
 		v := xenstore.NewValues(ctx, r)
 		typeNode, standIn := d.frontend+"/type", toolstack.StandIn(d.daemon.self, d.dom)
@@ -154,10 +203,10 @@ func (d *device) identify(ctx context.Context) (mine bool, err error) {
 		kind, ok := v.Lookup(typeNode)
 		d.instance = v.Get(d.dir + "/" + toolstack.Instance)
 		exists := v.Get(d.dir+"/frontend") == d.frontend
-		stock := kind == toolstack.StockType
+		stock = kind == toolstack.StockType
 		switch d.daemon.DeviceModel {
 		case 0:
-			mine = kind == toolstack.Type || stock && v.Get(standIn) == toolstack.HandedOver
+			mine = kind == toolstack.Type || stock && (d.daemon.standIns.has(d.dom) || v.Get(standIn) == toolstack.HandedOver)
 		default:
 			mine = stock && d.dom == d.daemon.DeviceModel
 		}
@@ -168,12 +217,27 @@ func (d *device) identify(ctx context.Context) (mine bool, err error) {
 		}
 		return decided, v.Err()
 	}
-	// Most often all is there: then nothing needs to be watched.
-	decided, err := look(d.daemon.Store)
-	if !decided && err == nil {
-		d.daemon.crew.aside(func() { err = d.daemon.Store.WaitUntil(ctx, look) })
+	for {
+		d.changed.Store(false)
+		// Most often all is there: then nothing needs to be watched.
+		decided, err := look(d.daemon.Store)
+		if decided || err != nil {
+			return mine, err
+		}
+		d.daemon.crew.aside(func() {
+			if !stock {
+				err = d.daemon.Store.WaitUntil(ctx, func(r xenstore.Reader) (bool, error) {
+					decided, err := look(r)
+					return decided || stock, err
+				})
+				return
+			}
+			err = d.sleep(ctx)
+		})
+		if err != nil {
+			return false, err
+		}
 	}
-	return mine, err
 }
 
 // forget removes what is kept of a channel whose nodes are gone.
@@ -240,23 +304,25 @@ func (d *device) flush(ctx context.Context) {
 func (d *device) keepTTY(ctx context.Context, path string) {
 	node := d.frontend + "/tty"
 	for {
-		err := d.daemon.Store.WaitUntil(ctx, func(r xenstore.Reader) (bool, error) {
+		err := d.daemon.Store.Tx(ctx, func(tx *xenstore.Tx) error {
+			now, err := tx.Read(ctx, node)
+			if err != nil || now == path {
+				return err // not to make a directory that was removed
+			}
+			return tx.Write(ctx, node, path)
+		})
+		d.opened()
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			d.log.Warn("terminal's path not published", "error", err)
+			return
+		}
+		err = d.daemon.Store.WaitUntil(ctx, func(r xenstore.Reader) (bool, error) {
 			v := xenstore.NewValues(ctx, r)
 			now, ok := v.Lookup(node)
 			return ok && now != path, v.Err()
 		})
 		if err != nil {
 			return // the store or the channel is gone, which run sees too
-		}
-		err = d.daemon.Store.Tx(ctx, func(tx *xenstore.Tx) error {
-			if _, err := tx.Read(ctx, node); err != nil {
-				return err // not to make a directory that was removed
-			}
-			return tx.Write(ctx, node, path)
-		})
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			d.log.Warn("terminal's path not published", "error", err)
-			return
 		}
 	}
 }

@@ -27,6 +27,9 @@ func (d *device) setEndpoint(ep endpoint.Endpoint, err error) {
 		d.problem = err.Error()
 	}
 	d.mu.Unlock()
+	if err != nil || ep != nil && d.spec.Connection == channel.Socket {
+		d.opened() // a terminal when its path is published
+	}
 	d.settleBoth(&d.placed)
 }
 

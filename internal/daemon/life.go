@@ -18,6 +18,7 @@ func (d *device) takeTurn() {
 	if over, err := d.goOn(d.daemon.life); over || err != nil {
 		d.over = true
 		d.settle()
+		d.opened()
 		d.daemon.ended(d, err)
 	}
 }
@@ -63,6 +64,7 @@ func (d *device) begin(ctx context.Context) (serves bool, err error) {
 		d.log.Error("channel cannot be served", "error", invalid)
 	}
 	d.settle()
+	d.opened()
 	d.daemon.crew.aside(func() { err = d.awaitEnd(ctx) })
 	return false, err
 }

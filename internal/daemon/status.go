@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/xenchan/xenchan/channel"
+	"github.com/xenchan/xenchan/internal/standin"
 	"github.com/xenchan/xenchan/internal/sys"
 )
 
@@ -55,7 +56,7 @@ func (s Status) Fill(row *channel.Info) {
 // maxStatus bounds what a client of the status socket reads, in bytes.
 const maxStatus = 64 << 20
 
-func statusPath(runDir string) string { return filepath.Join(runDir, "daemon.sock") }
+func statusPath(runDir string) string { return standin.Socket(runDir) }
 
 // UID is the user that the daemon of a run directory runs as.
 func UID(runDir string) (uint32, error) {
@@ -118,6 +119,10 @@ func (d *Daemon) serveStatus(ctx context.Context, l net.Listener) error {
 		json.NewEncoder(w).Encode(d.about())
 	})
 	mux.HandleFunc("GET /v1/events", d.serveEvents)
+	if d.DeviceModel == 0 {
+		mux.HandleFunc("POST "+fmt.Sprintf(standin.Path, "{domid}"), d.serveStandIn)
+		defer d.standIns.endAll()
+	}
 	for pattern, handle := range d.Routes {
 		mux.HandleFunc(pattern, handle)
 	}

@@ -24,25 +24,16 @@ const (
 	finishPoll   = 20 * time.Millisecond
 )
 
-// lost is the channel for which libxl has made no device: xl of Xen 4.17, and
-// before 4.18.5, 4.19.2 and 4.20.1, gives the first channel the number of the
-// primary console, which libxl then refuses without ending the creation. But it
-// gives its device model the chardev.
-func (r Request) lost() bool {
-	for _, c := range r.Chardevs {
-		if id, ok := c.DevID(); ok && id == 0 {
-			return true
-		}
-	}
-	return false
-}
-
-// restoreLost makes the missing device. Its name is not on the command line, but
-// in what libxl keeps about the domain.
-func (m *model) restoreLost(ctx context.Context) error {
-	if !m.lost() {
+// RestoreLost makes the channel that libxl has lost ([standin.Request.Lost]), if there is
+// one. Its name is not on the command line, but in what libxl keeps about the domain.
+func RestoreLost(ctx context.Context, c Config) error {
+	if !c.Lost() {
 		return nil
 	}
+	return newModel(c).restoreLost(ctx)
+}
+
+func (m *model) restoreLost(ctx context.Context) error {
 	soon, cancel := context.WithTimeout(ctx, finishWithin)
 	defer cancel()
 	file, text, err := m.libxlConfig(soon)

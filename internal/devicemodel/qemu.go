@@ -3,50 +3,22 @@ package devicemodel
 import (
 	"context"
 	"fmt"
-	"slices"
-	"strings"
 
-	"github.com/xenchan/xenchan/xen"
+	"github.com/xenchan/xenchan/internal/standin"
+	"github.com/xenchan/xenchan/toolstack"
 	"github.com/xenchan/xenchan/xenstore"
 )
 
-// served are the kinds of backends, as in their path, that only a QEMU serves.
-var served = []string{"qdisk", "vfb", "9pfs", "qusb", "virtio_disk"}
-
-// PV is the request that libxl makes for a domain without an emulated machine.
-func PV(dom xen.DomID) Request { return Request{DomID: dom, Machine: machinePV} }
-
 // NeedsQEMU says why a domain must have a real QEMU, or "" if its channels are all
-// that it has one for. Libxl has written all its devices before it starts one.
-func NeedsQEMU(ctx context.Context, r xenstore.Reader, req Request) (why string, err error) {
+// that it has one for.
+func NeedsQEMU(ctx context.Context, r xenstore.Reader, req standin.Request) (why string, err error) {
 	if req.Probe {
 		return "", nil
 	}
-	if req.Machine != machinePV {
+	if req.Machine != standin.MachinePV {
 		return fmt.Sprintf("it is to emulate the machine %q", req.Machine), nil
 	}
-	v := xenstore.NewValues(ctx, r)
-	root := fmt.Sprintf("/libxl/%v/device", req.DomID)
-	for _, kind := range v.List(root) {
-		devices := v.List(root + "/" + kind)
-		nodes := make([]string, len(devices))
-		for i, dev := range devices {
-			nodes[i] = fmt.Sprintf("%s/%s/%s/backend", root, kind, dev)
-		}
-		v.Prefetch(nodes...)
-		for i, dev := range devices {
-			backend := v.Get(nodes[i])
-			rest, ok := strings.CutPrefix(backend, "/local/domain/0/backend/")
-			if !ok {
-				continue // another domain's
-			}
-			by, _, _ := strings.Cut(rest, "/")
-			if slices.Contains(served, by) || by == "vkbd" && v.Get(backend+"/backend-type") == "qemu" {
-				return fmt.Sprintf("only QEMU serves its device %s/%s (%s)", kind, dev, by), v.Err()
-			}
-		}
-	}
-	return "", v.Err()
+	return toolstack.NeedsQEMU(ctx, r, req.DomID)
 }
 
 // Diverted is what dpkg-divert puts behind the name of a file that gives way to

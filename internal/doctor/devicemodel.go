@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/xenchan/xenchan/internal/devicemodel"
 	"github.com/xenchan/xenchan/toolstack"
 	"github.com/xenchan/xenchan/xenstore"
 )
@@ -52,7 +51,7 @@ func checkQEMU(ctx context.Context, r *report, store *xenstore.Store, d toolstac
 		r.add("qemu", OK, "", "its device model is %s, as each HVM domain has one", qemu)
 		return
 	}
-	why, err := devicemodel.NeedsQEMU(ctx, store, devicemodel.PV(d.ID))
+	why, err := toolstack.NeedsQEMU(ctx, store, d.ID)
 	switch {
 	case err != nil:
 		r.add("qemu", OK, "", "its device model is %s", qemu)

@@ -1,28 +1,23 @@
-package devicemodel
+package standin
 
 import (
-	"bufio"
-	"context"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"net"
-	"sync"
 )
 
 // maxMessage bounds one message of a client, in bytes; libxl accepts as much.
 const maxMessage = 1 << 20
 
-// qmp serves QMP: what libxl asks of a device model in the life of a domain that
+// qmp answers in QMP: what libxl asks of a device model in the life of a domain that
 // has none of QEMU's devices.
 type qmp struct {
 	// chardevs answers query-chardev.
 	chardevs func() []chardevInfo
-	// quit is called when a client asks the device model to end, left when one has left.
-	quit, left func()
-	log        *slog.Logger
+	// quit is called when a client asks the device model to end.
+	quit func()
 }
 
 // chardevInfo is one row of query-chardev.
@@ -34,33 +29,7 @@ type chardevInfo struct {
 
 // greeting is what QEMU says first. Libxl reads the version to know what it may
 // ask for; with this one it asks for nothing that is newer than Xen 4.17.
-const greeting = `{"QMP": {"version": {"qemu": {"micro": 0, "minor": 2, "major": 7}, "package": "xenchan"}, "capabilities": []}}`
-
-// serve accepts clients until the context ends, and joins what it started.
-func (q *qmp) serve(ctx context.Context, l net.Listener) error {
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	for {
-		conn, err := l.Accept()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("QMP: %w", err)
-		}
-		wg.Go(func() {
-			defer conn.Close()
-			stop := context.AfterFunc(ctx, func() { conn.Close() })
-			defer stop()
-			defer q.left()
-			if err := q.converse(conn); err != nil && ctx.Err() == nil {
-				q.log.Warn("QMP", "error", err)
-			}
-		})
-	}
-}
+const greeting = `{"QMP": {"version": {"qemu": {"micro": 0, "minor": 2, "major": 7}, "package": "xenchan"}, "capabilities": []}}` + "\r\n"
 
 // command is one message of a client. The id comes back as it is.
 type command struct {
@@ -79,42 +48,46 @@ type refusal struct {
 	Desc  string `json:"desc"`
 }
 
-// converse talks with one client until it leaves.
-func (q *qmp) converse(conn io.ReadWriter) error {
-	if _, err := io.WriteString(conn, greeting+"\r\n"); err != nil {
-		return err
+// talk is the conversation with one client, which has got the greeting.
+type talk struct {
+	*qmp
+	heard      []byte // and not answered yet
+	negotiated bool
+}
+
+// hear takes what a client sends, and returns the answers to it, all in one piece. With
+// over there is no more to say to it.
+func (t *talk) hear(more []byte) (answers []byte, over bool) {
+	if t.heard = append(t.heard, more...); len(t.heard) > maxMessage {
+		return nil, true
 	}
-	// The limit is for one message; it is raised when one has been read.
-	limited := &io.LimitedReader{R: bufio.NewReader(conn), N: maxMessage}
-	negotiated := false
-	for d := json.NewDecoder(limited); ; limited.N = maxMessage {
+	d := json.NewDecoder(bytes.NewReader(t.heard))
+	done := int64(0)
+	for ; ; done = d.InputOffset() {
 		var c command
 		switch err := d.Decode(&c); {
-		case errors.Is(err, io.EOF) && limited.N > 0:
-			return nil
-		case limited.N <= 0:
-			return fmt.Errorf("a message of more than %d bytes", maxMessage)
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			t.heard = t.heard[done:]
+			return answers, false
 		case err != nil:
-			return q.send(conn, reply{Error: &refusal{"GenericError", "Invalid JSON syntax"}})
+			return line(answers, reply{Error: &refusal{"GenericError", "Invalid JSON syntax"}}), true
 		}
-		r := q.answer(c, &negotiated)
+		r := t.answer(c, &t.negotiated)
 		r.ID = c.ID
-		if err := q.send(conn, r); err != nil {
-			return err
-		}
+		answers = line(answers, r)
 		if c.Execute == "quit" && r.Error == nil {
-			q.quit()
+			t.quit()
 		}
 	}
 }
 
-func (q *qmp) send(w io.Writer, r reply) error {
+// line appends a reply.
+func line(to []byte, r reply) []byte {
 	text, err := json.Marshal(r)
-	if err != nil {
-		return err
+	if err != nil { // an id that is no JSON has not been decoded
+		text = []byte("{}")
 	}
-	_, err = w.Write(append(text, '\r', '\n'))
-	return err
+	return append(append(to, text...), '\r', '\n')
 }
 
 func (q *qmp) answer(c command, negotiated *bool) reply {

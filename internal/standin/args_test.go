@@ -1,4 +1,4 @@
-package devicemodel
+package standin
 
 import (
 	"strings"
@@ -72,8 +72,8 @@ func TestLost(t *testing.T) {
 		"-xen-domid 1 -chardev pty,id=libxl-channelx":                    false,
 	} {
 		r, err := Parse(strings.Fields(args))
-		if err != nil || r.lost() != want {
-			t.Errorf("%q: %v, %v", args, r.lost(), err)
+		if err != nil || r.Lost() != want {
+			t.Errorf("%q: %v, %v", args, r.Lost(), err)
 		}
 	}
 }

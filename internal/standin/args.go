@@ -1,10 +1,4 @@
-// Package devicemodel stands in for the QEMU that libxl starts for a PV or PVH
-// domain only because of its channels. It understands libxl's command line, holds
-// the conversation in QMP that libxl expects, says that it is ready, and has the
-// domain's consoles served by the daemon, or by itself where none runs.
-//
-// Facts: libxl_dm.c and libxl_qmp.c of Xen 4.17 to 4.22.
-package devicemodel
+package standin
 
 import (
 	"errors"
@@ -43,8 +37,8 @@ type Chardev struct {
 	Path string // empty for a pty
 }
 
-// machinePV is libxl's machine for domains without an emulated one.
-const machinePV = "xenpv"
+// MachinePV is libxl's machine for domains without an emulated one.
+const MachinePV = "xenpv"
 
 // valued are the options of libxl's that have a value; all others are skipped
 // with whatever follows them, as long as that does not begin with a dash.
@@ -136,6 +130,19 @@ func (r *Request) chardev(value string, sockets map[string]Monitor) error {
 
 // channelPrefix begins libxl's name for the chardev of a channel; the devid follows.
 const channelPrefix = "libxl-channel"
+
+// Lost says that there is a channel for which libxl has made no device: xl of Xen 4.17,
+// and before 4.18.5, 4.19.2 and 4.20.1, gives the first channel the number of the
+// primary console, which libxl then refuses without ending the creation. But it
+// gives its device model the chardev.
+func (r Request) Lost() bool {
+	for _, c := range r.Chardevs {
+		if id, ok := c.DevID(); ok && id == 0 {
+			return true
+		}
+	}
+	return false
+}
 
 // DevID is the device's number in libxl's name for the chardev.
 func (c Chardev) DevID() (int, bool) {
