@@ -102,11 +102,14 @@ func devids(ctx context.Context, r xenstore.Reader, dom xen.DomID) ([]int, error
 // console, and devid 0 is the primary console, also if somebody has given it a name:
 // libxl refuses that (libxl_console.c).
 func readChannel(ctx context.Context, r xenstore.Reader, d Domain, devid int) (Channel, bool, error) {
+	if devid == 0 {
+		return Channel{}, false, nil
+	}
 	n := xenstore.NewValues(ctx, r)
 	libxl := devicePaths(d.ID, 0, devid).libxl
 	n.PrefetchBelow(libxl, "name", "frontend", "backend", "connection", "path", Origin, DeclaredIn, DeclaredAs)
 	name := n.Get(libxl + "/name")
-	if n.Err() != nil || name == "" || devid == 0 {
+	if n.Err() != nil || name == "" {
 		return Channel{}, false, n.Err()
 	}
 	c := Channel{Frontend: n.Get(libxl + "/frontend"), Backend: n.Get(libxl + "/backend")}
