@@ -48,7 +48,7 @@ func libvirtd(t *testing.T) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		if t.Failed() {
-			t.Logf("libvirtd:\n%s", log.String())
+			xlguest.Dump(t, "libvirtd's log", log.String())
 		}
 	})
 	eventually(t, "libvirt's driver for Xen answers", func() bool {

@@ -32,8 +32,8 @@ func TestDriverDomain(t *testing.T) {
 	front.Wait("GUEST UP")
 	defer func() {
 		if t.Failed() {
-			t.Logf("daemon:\n%s", back.Run("cat /tmp/log"))
-			t.Logf("store:\n%s", xenstoreLS(t))
+			xlguest.Dump(t, "the daemon's log", back.Run("cat /tmp/log"))
+			xlguest.Dump(t, "the store", xenstoreLS(t))
 		}
 	}()
 	tty := list(t, front.Name())["org.example.d.0"].TTY

@@ -37,8 +37,9 @@ func TestDestroy_leavesNothing(t *testing.T) {
 			t.Errorf("left behind: %s", line)
 		}
 	}
-	if after != before {
-		t.Logf("xenstore before\n%s\nand after\n%s", before, after)
+	if t.Failed() {
+		xlguest.Dump(t, "xenstore before", before)
+		xlguest.Dump(t, "xenstore after", after)
 	}
 }
 
