@@ -9,14 +9,12 @@
 package guest
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 )
 
@@ -37,7 +35,8 @@ type Channel struct {
 	TTY string `json:"tty"`
 }
 
-// List is the channels whose links are in dir, by name. No directory is no channels.
+// List is the channels whose links are in dir, by name, as ReadDir sorts. No directory is
+// no channels.
 func List(dir string) ([]Channel, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -50,7 +49,6 @@ func List(dir string) ([]Channel, error) {
 			all = append(all, Channel{Name: e.Name(), TTY: tty})
 		}
 	}
-	slices.SortFunc(all, func(a, b Channel) int { return cmp.Compare(a.Name, b.Name) })
 	return all, nil
 }
 

@@ -131,7 +131,10 @@ func (c *Conn) open() (*os.File, error) {
 		link, err := os.Lstat(path)
 		if err == nil && !sameLink(used, link) {
 			if tty, err = openTTY(path); err == nil {
-				return c.use(tty, link)
+				if now, err := os.Lstat(path); err == nil && sameLink(link, now) {
+					return c.use(tty, link)
+				}
+				_ = tty.Close() // it has become another's meanwhile, perhaps
 			}
 		}
 		if err != nil && !gone(err) {

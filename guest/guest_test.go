@@ -8,67 +8,16 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
-	"pgregory.net/rapid"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func name(devid int) string { return fmt.Sprintf("org.example.%d", devid) }
-
-// Whatever is plugged, unplugged and restored, and however many of these happen
-// before anybody looks, each link leads to the channel's own terminal.
-func TestPredict_isWhatTheKernelDoes(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		first := rapid.IntRange(0, 1).Draw(t, "first")
-		slots := make(map[key]int) // the kernel's
-		var now []console
-		known := make(map[key]int)
-		clock := uint64(0)
-		lowest := func() int {
-			taken := slices.Collect(maps.Values(slots))
-			n := first
-			for slices.Contains(taken, n) {
-				n++
-			}
-			return n
-		}
-		for range rapid.IntRange(1, 30).Draw(t, "steps") {
-			moved := make(map[key]bool)
-			switch {
-			case len(now) > 0 && rapid.IntRange(0, 9).Draw(t, "restore") == 0:
-				slices.SortFunc(now, func(a, b console) int { return int(a.dev) - int(b.dev) })
-				for _, c := range now {
-					delete(slots, c.key())
-					slots[c.key()] = lowest()
-					moved[c.key()] = true
-				}
-			case len(now) > 0 && rapid.Bool().Draw(t, "unplug"):
-				i := rapid.IntRange(0, len(now)-1).Draw(t, "which")
-				delete(slots, now[i].key())
-				now = slices.Delete(now, i, i+1)
-			default:
-				for range rapid.IntRange(1, 3).Draw(t, "plug") {
-					if len(now) < ttys-first {
-						clock += 2
-						c := console{id: fmt.Sprintf("console-%d", clock), dev: clock, bind: clock + 1}
-						slots[c.key()] = lowest()
-						now = append(now, c)
-					}
-				}
-			}
-			known = predict(known, moved, slices.Clone(now), first)
-			if !maps.Equal(known, slots) {
-				t.Fatalf("predicted %v, the kernel has %v", known, slots)
-			}
-		}
-	})
-}
 
 func TestHold_followsTheKernel(t *testing.T) {
 	for _, old := range []bool{false, true} {
@@ -91,22 +40,88 @@ func TestHold_followsTheKernel(t *testing.T) {
 				k.plug(7, name(7))
 				k.agree(name)
 				k.unplug(3)
-				k.agree(name) // a holder that sees both at once can take one for the other
-				k.restore()   // 4 goes to 3's place, and so on
+				k.restore() // 4 goes to 3's place, and so on
 				k.agree(name)
 			}
-			stop()
-			// The next holder knows what is no longer to be seen.
-			stop = k.hold()
-			k.agree(name)
-			stop()
 			for _, a := range aliases {
 				if _, err := os.Stat(filepath.Join(k.dev, a, name(5))); err != nil {
 					t.Error(err)
 				}
 			}
+			stop()
+			if left := k.linked(); len(left) > 0 {
+				t.Errorf("nobody would put these links right: %v", left)
+			}
+			// The next holder knows what is no longer to be seen.
+			stop = k.hold()
+			k.agree(name)
+			stop()
 		})
 	}
+}
+
+// What comes between two looks is told apart, also where both orders end with the same
+// consoles and the same terminals.
+func TestHold_seesNothingOfWhatHappens(t *testing.T) {
+	for what, happens := range map[string]func(k *kernel){
+		"unplug, restore":           func(k *kernel) { k.unplugged(1); k.resume() },
+		"restore, unplug":           func(k *kernel) { k.resume(); k.unplugged(1) },
+		"unplug, plug":              func(k *kernel) { k.unplugged(1); k.plugged(4); k.plugged(5) },
+		"plug, unplug, plug":        func(k *kernel) { k.plugged(4); k.unplugged(1); k.plugged(5) },
+		"unplug, plug, restore":     func(k *kernel) { k.unplugged(1); k.plugged(4); k.resume() },
+		"unplug, restore, plug":     func(k *kernel) { k.unplugged(1); k.resume(); k.plugged(4) },
+		"the same devid, elsewhere": func(k *kernel) { k.unplugged(1); k.plugged(4); k.plugged(1) },
+		"other terminals, again":    func(k *kernel) { k.unplugged(1); k.resume(); k.plugged(1); k.resume() },
+	} {
+		t.Run(what, func(t *testing.T) {
+			k := newKernel(t)
+			for devid := range 3 {
+				k.plug(devid+1, name(devid+1))
+			}
+			stop := k.hold()
+			k.agree(name)
+			k.atOnce(func() { happens(k) })
+			k.agree(name)
+			stop()
+		})
+		t.Run(what+" without a holder", func(t *testing.T) {
+			k := newKernel(t)
+			for devid := range 3 {
+				k.plug(devid+1, name(devid+1))
+			}
+			stop := k.hold()
+			k.agree(name)
+			stop()
+			k.atOnce(func() { happens(k) })
+			defer k.hold()()
+			k.agree(name)
+		})
+	}
+}
+
+// A program that keeps a terminal open which has hung up gets no channel's bytes, and
+// no channel gets that terminal, before it lets go.
+func TestHold_refusesWhatAProgramHasOpen(t *testing.T) {
+	k := newKernel(t)
+	k.plug(1, name(1))
+	k.plug(2, name(2))
+	program := startProgram(t, "sleep", "1000", filepath.Join(k.dev, "hvc2"))
+	defer k.hold()()
+	only := func(want string) {
+		t.Helper()
+		eventually(t, func() error {
+			if got := k.linked(); len(got) != 1 || got[want] == "" {
+				return fmt.Errorf("%v", got)
+			}
+			return nil
+		})
+	}
+	only(name(1))
+	k.unplug(1)
+	k.plug(3, name(3))
+	only(name(3))
+	program()
+	k.agree(name)
 }
 
 // A holder that knows nothing of an earlier life finds the terminals that are there,
@@ -352,16 +367,16 @@ func TestWait_limit(t *testing.T) {
 }
 
 func FuzzParseSaved(f *testing.F) {
-	f.Add("1\nconsole-1 12 3\n")
+	f.Add("terminal 1 11 3\nconsole-1 12 11 3\n")
 	f.Add("")
-	f.Add("1\nconsole-1 -1 900\n")
+	f.Add("terminal 9 1 1\nconsole-1 -1 900 3\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		s, err := parseSaved(text)
 		if err != nil {
 			return
 		}
 		again, err := parseSaved(s.String())
-		if err != nil || !maps.Equal(s.of, again.of) {
+		if err != nil || !maps.Equal(s.owners, again.owners) || !maps.Equal(s.seen, again.seen) {
 			t.Errorf("%q is read as %v, and then %v, %v", text, s, again, err)
 		}
 	})

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,11 +15,18 @@ import (
 	"github.com/xenchan/xenchan/xenstore"
 )
 
-// retryPause is how long a console may have no terminal before another look.
-const retryPause = 100 * time.Millisecond
+// A console without a terminal is looked for again after retryPause, and ever more
+// seldom up to slowPause.
+const (
+	retryPause = 100 * time.Millisecond
+	slowPause  = 3 * time.Second
+)
 
-// patience is how long programs have to close a terminal that has hung up.
+// patience is how long a channel may be without a link in silence.
 const patience = 3 * time.Second
+
+// setupLooks is how often Setup looks for what is just coming.
+const setupLooks = 10
 
 // ErrHeld means that another Holder makes the links already.
 var ErrHeld = errors.New("guest: a holder is running")
@@ -33,44 +38,72 @@ type Config struct {
 	Dir string
 	Log *slog.Logger
 
-	sysfs, dev, run string // other places, for tests
+	sysfs, irqs, dev, run string // other places, for tests
+	// handler is who has asked for the interrupt of a directory.
+	handler func(dir string) string
 	// driver writes a device's name to a file of the driver's, bind or unbind.
 	driver func(file, id string) error
 }
 
 // Holder makes the links, and knows which console has which terminal.
+//
+// It believes only what it has seen: a terminal is that of the interrupt that got a
+// handler when the holder opened it, and an interrupt is a console's by the order in
+// which both were made. An interrupt never becomes another console's, and a
+// terminal that we hold another's only by hanging up, which every look sees, however much
+// has happened since the one before.
 type Holder struct {
 	Config
-	first int // lowest terminal for channels
-	saved     // what the next holder will know too
-	// hold says that terminals are kept open. Without, nothing checks a prediction.
-	hold bool
-	held map[int]*terminal
-	use  *usage
-	wake chan struct{} // capacity 1
-	// up is true after the first pass: what programs open before is theirs.
-	up    bool
-	since map[int]time.Time // when a terminal was first seen to linger
-	said  map[int]string    // why a terminal could not be opened
+	first   int  // lowest terminal for channels
+	ordered bool // the kernel shows interrupts, and in which order they came
+	saved        // what the next holder will know too
+	// hold says that terminals are kept open.
+	hold    bool
+	held    map[int]*terminal
+	use     *usage
+	looked  bool
+	now     map[key]irq       // each console's interrupt
+	xens    map[irq]bool      // interrupts that were looked at: whether they are Xen's
+	wake    chan struct{}     // capacity 1
+	said    map[int]string    // why a terminal could not be opened
+	lacking map[key]time.Time // since when a channel has no link; zero: that was said
 	// released are devices that were taken from the driver, and when.
 	released map[string]time.Time
 }
 
-// Setup makes the links once. It keeps nothing open, so that a terminal may echo
-// until its user has set raw mode, and trusts its prediction where several channels
-// came and went since it was called last: a running Holder is better.
+// Setup makes the links once. It keeps nothing open, so that a terminal may echo until
+// its user has set raw mode, what the host has sent before is lost when it opens a
+// terminal for the first time, and nobody takes away a link that has become wrong before
+// it is called again: a running Holder is better.
 func Setup(ctx context.Context, c Config) error {
 	h, unlock, err := newHolder(ctx, c)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	_, err = h.pass(ctx)
-	return err
+	defer h.closeAll()
+	for range setupLooks {
+		if pending, err := h.pass(ctx); err != nil || !pending {
+			return err
+		}
+		select {
+		case <-time.After(retryPause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+func (h *Holder) closeAll() {
+	for _, t := range h.held {
+		t.close()
+	}
 }
 
 // Hold makes the links, keeps each terminal open and raw, and tells the host
-// who has one open, until ctx ends. ready is called when all is up that is there.
+// who has one open, until ctx ends: then it removes the links, which nobody would
+// put right. ready is called when all is up that is there.
 func Hold(ctx context.Context, c Config, ready func()) error {
 	h, unlock, err := newHolder(ctx, c)
 	if err != nil {
@@ -87,27 +120,27 @@ func Hold(ctx context.Context, c Config, ready func()) error {
 		return err
 	}
 	defer watch.Close()
-	defer func() {
-		for _, t := range h.held {
-			t.close()
-		}
-	}()
+	defer h.closeAll()
+	defer func() { _ = link(h.Dir, nil) }()
+	pause := retryPause
 	for {
 		pending, err := h.pass(ctx)
-		h.up = true
 		if err == nil {
 			err = h.use.publish(ctx)
 		}
 		if err != nil {
 			return err
 		}
-		if ready != nil {
+		if ready != nil && (!pending || pause == slowPause) {
 			ready()
 			ready = nil
 		}
 		var again <-chan time.Time
 		if pending {
-			again = time.After(retryPause)
+			again = time.After(pause)
+			pause = min(2*pause, slowPause)
+		} else {
+			pause = retryPause
 		}
 		select {
 		case _, ok := <-watch.C():
@@ -125,16 +158,22 @@ func Hold(ctx context.Context, c Config, ready func()) error {
 
 func newHolder(ctx context.Context, c Config) (h *Holder, unlock func() error, err error) {
 	h = &Holder{
-		Config: c, held: make(map[int]*terminal), since: make(map[int]time.Time),
-		said: make(map[int]string), released: make(map[string]time.Time), wake: make(chan struct{}, 1),
+		Config: c, held: make(map[int]*terminal), wake: make(chan struct{}, 1),
+		said: make(map[int]string), lacking: make(map[key]time.Time), released: make(map[string]time.Time),
 	}
-	for at, otherwise := range map[*string]string{&h.Dir: Dir, &h.sysfs: driverDir, &h.dev: "/dev", &h.run: "/run/xenchan-guest"} {
+	for at, otherwise := range map[*string]string{&h.Dir: Dir, &h.sysfs: driverDir, &h.irqs: irqDir, &h.dev: "/dev", &h.run: "/run/xenchan-guest"} {
 		if *at == "" {
 			*at = otherwise
 		}
 	}
 	if h.driver == nil {
 		h.driver = h.writeDriver
+	}
+	if h.handler == nil {
+		h.handler = handler
+	}
+	if h.ordered = ordered(h.irqs); !h.ordered && h.Log != nil {
+		h.Log.Warn("this kernel does not show which terminal a console has (Linux 4.14 does): there can be a link for one channel alone")
 	}
 	if h.Log == nil {
 		h.Log = slog.New(slog.DiscardHandler)
@@ -168,32 +207,28 @@ func (h *Holder) wakeUp() {
 // pass brings terminals and links in line with the consoles that are there. It
 // reports whether one of them has no terminal yet.
 func (h *Holder) pass(ctx context.Context) (pending bool, err error) {
-	now, domid, err := scan(ctx, h.Store, h.sysfs, h.of)
-	if err != nil {
+	if err := h.letGo(); err != nil {
 		return false, err
 	}
-	moved := h.moved(domid, now)
-	if err := h.unlink(now, moved); err != nil {
-		return false, err
+	v, places, ok, err := h.find(ctx)
+	if err == nil && ok && lacks(v, places) && h.take(places) {
+		v, places, ok, err = h.find(ctx)
 	}
-	after := predict(h.of, moved, now, h.first)
-	if h.hold {
-		pending = h.check(after, moved, now)
+	if err != nil || !ok {
+		return true, err
 	}
-	for n, t := range h.held {
-		if !pending && !slices.Contains(slices.Collect(maps.Values(after)), n) {
-			t.close()
-			delete(h.held, n)
+	for _, c := range v.consoles {
+		if t := h.held[places[c.key()]]; t != nil && c.life == sure {
+			t.setRaw(c.name != "")
 		}
 	}
-	want := h.links(now, after)
-	h.saved = saved{domid: domid, of: after}
-	h.use.channels(now, after, domid)
-	if err := link(h.Dir, want); err != nil {
+	h.use.channels(v.consoles, places, v.domid)
+	if err := link(h.Dir, h.links(v.consoles, places)); err != nil {
 		return false, err
 	}
+	pending = lacks(v, places)
 	if h.hold {
-		revived, err := h.revive(ctx, now)
+		revived, err := h.revive(ctx, v.consoles)
 		if err != nil {
 			return false, err
 		}
@@ -202,169 +237,110 @@ func (h *Holder) pass(ctx context.Context) (pending bool, err error) {
 	return pending, h.save(h.statePath())
 }
 
-// links is the channels' names and terminals. What has none is said once.
-func (h *Holder) links(now []console, after map[key]int) map[string]string {
-	want := make(map[string]string)
-	for _, c := range now {
-		n, ok := after[c.key()]
-		_, twice := want[c.name]
-		_, known := h.of[c.key()]
-		switch err := CheckName(c.name); {
-		case c.dead:
-		case ok && err == nil && !twice:
-			want[c.name] = h.ttyPath(n)
-		case !ok || known || c.name == "":
-		case twice:
-			h.Log.Warn("two channels have one name", "console", c.id, "name", c.name)
-		default:
-			h.Log.Warn("a console has no link", "console", c.id, "reason", err)
+// find looks, and finds the places of the consoles by what it knows. ok is false when
+// too much was moving.
+func (h *Holder) find(ctx context.Context) (v view, places map[key]int, ok bool, err error) {
+	v, ok, err = h.look(ctx)
+	if err != nil || !ok {
+		return v, nil, false, err
+	}
+	for i := range h.owners {
+		if !v.has(i) {
+			delete(h.owners, i)
 		}
 	}
-	return want
-}
-
-// moved is the consoles whose terminal has hung up, which is closed, or all of
-// them when the guest was restored while nobody held the terminals. The kernel
-// leaves dead ones alone.
-func (h *Holder) moved(domid string, now []console) map[key]bool {
-	moved := make(map[key]bool)
-	for k, n := range h.of {
-		t, held := h.held[n]
-		switch {
-		case held && t.hungUp():
-			moved[k] = true
-			t.close()
-			delete(h.held, n)
-		case !held && h.domid != domid:
-			moved[k] = true
-		}
+	h.now = make(map[key]irq)
+	if h.ordered {
+		h.now = match(v.consoles, v.lines, h.owners)
+	} else if len(v.consoles) == 1 && len(v.lines) == 1 && v.consoles[0].life == sure {
+		h.now[v.consoles[0].key()] = v.lines[0].irq
 	}
-	for _, c := range now {
-		if c.dead {
-			delete(moved, c.key())
-		}
-	}
-	return moved
-}
-
-// unlink removes the links of terminals that have hung up, so that programs see
-// that the next ones are new.
-func (h *Holder) unlink(now []console, moved map[key]bool) error {
-	for _, c := range now {
-		if moved[c.key()] && CheckName(c.name) == nil {
-			if err := os.Remove(filepath.Join(h.Dir, c.name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
+	places = make(map[key]int)
+	for k, i := range h.now {
+		h.owners[i] = k
+		for n, its := range h.seen {
+			if its == i && (h.held[n] != nil || !h.hold) {
+				places[k] = n
 			}
 		}
 	}
+	return v, places, true, nil
+}
+
+// lacks reports whether a console has no terminal that is known.
+func lacks(v view, places map[key]int) bool {
+	return slices.ContainsFunc(v.consoles, func(c console) bool {
+		_, ok := places[c.key()]
+		return c.life == sure && !ok
+	})
+}
+
+// letGo removes the links to terminals that have hung up, and lets go of those. Links are
+// first: whoever opens a terminal that is held still gets the deaf rest of it at worst.
+func (h *Holder) letGo() error {
+	live := make(map[string]bool)
+	var gone []int
+	for n := range h.seen {
+		t := h.held[n]
+		switch {
+		case t != nil && t.hungUp():
+			gone = append(gone, n)
+		case t != nil || !h.hold || !h.looked:
+			live[h.ttyPath(n)] = true // if it is not, the first look says so
+		}
+	}
+	if err := unlink(h.Dir, live); err != nil {
+		return err
+	}
+	for _, n := range gone {
+		h.drop(n)
+	}
+	h.looked = true
 	return nil
 }
 
-// check opens the terminals that were predicted. One that is not there cannot be
-// opened, and all that others have are held already: so when the prediction fails,
-// those that can be opened are the right ones. It takes consoles out of after that
-// have no terminal yet, and reports whether there are any.
-func (h *Holder) check(after map[key]int, moved map[key]bool, now []console) (pending bool) {
-	var sought []key // in the order of bind, as predict leaves now
-	settled := make(map[int]bool)
-	wrong := false
+// links is the channels' names and terminals. What has none is said once.
+func (h *Holder) links(now []console, places map[key]int) map[string]string {
+	want := make(map[string]string)
+	lacking := make(map[key]time.Time)
 	for _, c := range now {
-		n, ok := after[c.key()]
-		if !ok {
-			continue // an eighth one, which can have none
-		}
-		if c.dead {
-			settled[n] = true
+		n, ok := places[c.key()]
+		_, twice := want[c.name]
+		bad := CheckName(c.name)
+		since, seen := h.lacking[c.key()]
+		switch {
+		case c.life != sure || c.name == "":
 			continue
-		}
-		held := h.take(n, c.name != "")
-		if was, known := h.of[c.key()]; known && was == n && held && !moved[c.key()] {
-			settled[n] = true
+		case bad == nil && ok && !twice:
+			want[c.name] = h.ttyPath(n)
 			continue
+		case !seen:
+			since = time.Now()
 		}
-		sought = append(sought, c.key())
-		wrong = wrong || !held
-	}
-	if !wrong {
-		return false
-	}
-	var found []int
-	for n := h.first; n < ttys; n++ {
-		if !settled[n] && h.take(n, true) {
-			found = append(found, n)
+		why := bad
+		if twice {
+			why = errors.New("another channel has that name")
+		} else if why == nil && time.Since(since) > patience {
+			why = h.why(c)
 		}
-	}
-	other := h.otherwise(moved, now)
-	var fits []int
-	for _, k := range sought {
-		fits = append(fits, other[k])
-	}
-	if slices.Sort(fits); !slices.Equal(fits, found) {
-		clear(other)
-	}
-	for i, k := range sought {
-		delete(after, k)
-		if len(found) != len(sought) {
-			continue
+		if why != nil && !since.IsZero() {
+			h.Log.Warn("a channel has no link", "console", c.id, "name", c.name, "reason", why)
+			since = time.Time{}
 		}
-		after[k] = found[i]
-		if n, ok := other[k]; ok {
-			after[k] = n
-		}
-		h.Log.Info("terminal found by opening", "console", k.id, "terminal", after[k])
+		lacking[c.key()] = since
 	}
-	return len(found) != len(sought)
+	h.lacking = lacking
+	return want
 }
 
-// otherwise is the prediction if what is gone was unplugged before the guest was
-// restored, and not after it.
-func (h *Holder) otherwise(moved map[key]bool, now []console) map[key]int {
-	before := make(map[key]int)
-	for _, c := range now {
-		if n, ok := h.of[c.key()]; ok {
-			before[c.key()] = n
-		}
+// why is the reason for which a channel has no link.
+func (h *Holder) why(c console) error {
+	i, ok := h.now[c.key()]
+	switch {
+	case ok:
+		return fmt.Errorf("no terminal is known to be that of its interrupt %d: a program may have it open, or all %d terminals are taken", i.number, ttys)
+	case h.ordered:
+		return errors.New("what has come and gone here can have been in several orders, and so its terminal be one of several")
 	}
-	return predict(before, moved, slices.Clone(now), h.first)
-}
-
-// take holds a terminal, and reports whether there is one. That of a console
-// without a name is no channel's, and stays as it is.
-func (h *Holder) take(n int, raw bool) bool {
-	if h.held[n] != nil {
-		return true
-	}
-	if h.up && h.lingers(n) {
-		return false
-	}
-	t, err := holdTTY(h.ttyPath(n), raw, h.wakeUp)
-	if err != nil {
-		if !gone(err) && h.said[n] != err.Error() {
-			h.said[n] = err.Error()
-			h.Log.Warn("terminal not held", "error", err)
-		}
-		return false
-	}
-	delete(h.said, n)
-	h.held[n] = t
-	return true
-}
-
-// lingers reports whether a program has a terminal open that we have not, and so,
-// in all likelihood, the deaf rest of one that has hung up: opening it now would
-// give us that too. It gets some time to let go.
-func (h *Holder) lingers(n int) bool {
-	path, err := filepath.EvalSymlinks(h.ttyPath(n))
-	if err != nil || !openers(map[string]bool{path: true})[path] {
-		delete(h.since, n)
-		return false
-	}
-	if h.since[n].IsZero() {
-		h.since[n] = time.Now()
-	}
-	if time.Since(h.since[n]) < patience {
-		return true
-	}
-	h.Log.Warn("a program keeps a terminal open that has hung up", "terminal", path)
-	return false
+	return errors.New("this kernel does not show which terminal it has")
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"net"
 	"os"
@@ -29,21 +30,24 @@ import (
 // kernel stands in for Linux with hvc_xen: sysfs, terminals and xenstore.
 type kernel struct {
 	t                   testing.TB
-	sysfs, dev, run     string
+	sysfs, irqs         string
+	dev, run            string
 	links               string
 	dom0, guest         *xenstore.Store
 	slots               [ttys]*pty
-	consoles            []int // devids in the order in which they came
-	devices             map[int]int
-	last                int  // highest terminal ever given
-	neverReuse, primary bool // as old kernels
+	consoles            []int       // devids in the order in which their devices came
+	devices             map[int]int // how often the driver took one
+	irq                 map[int]int // of each console, and how many there were
+	last                int         // highest terminal ever given
+	neverReuse, primary bool        // as old kernels
 	domid               int
 	mu                  sync.Mutex // held by each change, which come from two goroutines
 }
 
 // pty is a terminal, and what the host holds of it.
 type pty struct {
-	devid         int
+	devid, irq    int
+	path          string
 	master, slave *os.File
 }
 
@@ -60,8 +64,8 @@ func newKernel(t testing.TB) *kernel {
 		t.Fatalf("this test needs a tmpfs at /dev/shm: %v", err)
 	}
 	k := &kernel{
-		t: t, sysfs: filepath.Join(base, "driver"), dev: filepath.Join(base, "dev"), run: filepath.Join(base, "run"),
-		links: filepath.Join(base, "dev/xen-channel"), devices: make(map[int]int), primary: true, domid: 1,
+		t: t, sysfs: filepath.Join(base, "driver"), irqs: filepath.Join(base, "irq"), dev: filepath.Join(base, "dev"), run: filepath.Join(base, "run"),
+		links: filepath.Join(base, "dev/xen-channel"), devices: make(map[int]int), irq: make(map[int]int), primary: true, domid: 1,
 	}
 	server := storeserver.New(storeserver.Config{})
 	var wg sync.WaitGroup
@@ -77,7 +81,7 @@ func newKernel(t testing.TB) *kernel {
 		}
 		os.RemoveAll(base)
 	})
-	for _, d := range []string{k.sysfs, k.dev, filepath.Join(base, "devices")} {
+	for _, d := range []string{k.sysfs, k.irqs, k.dev, filepath.Join(base, "devices")} {
 		k.check(os.MkdirAll(d, 0o755))
 	}
 	open := func(dom xen.DomID) *xenstore.Store {
@@ -94,6 +98,8 @@ func newKernel(t testing.TB) *kernel {
 		k.check(k.dom0.SetPerms(t.Context(), "/local/domain/1"+n, home))
 	}
 	k.guest = open(1)
+	k.newIRQ(0, "xen-dyn") // the primary console's
+	k.newIRQ(-1, "IO-APIC")
 	return k
 }
 
@@ -107,7 +113,56 @@ func (k *kernel) check(err error) {
 func (k *kernel) ctx() context.Context { return context.Background() }
 
 func (k *kernel) config() Config {
-	return Config{Store: k.guest, Dir: k.links, sysfs: k.sysfs, dev: k.dev, run: k.run, driver: k.driver}
+	return Config{Store: k.guest, Dir: k.links, sysfs: k.sysfs, irqs: k.irqs, dev: k.dev, run: k.run, driver: k.driver, handler: k.handler,
+		Log: slog.New(slog.NewTextHandler(k.t.Output(), nil))}
+}
+
+// newIRQ gives a console an interrupt, with the lowest number that is free.
+func (k *kernel) newIRQ(devid int, chip string) {
+	number := 5
+	for {
+		err := os.Mkdir(filepath.Join(k.irqs, strconv.Itoa(number)), 0o755)
+		if err == nil {
+			break
+		}
+		number++
+	}
+	k.irq[devid] = number
+	k.check(os.WriteFile(filepath.Join(k.irqs, strconv.Itoa(number), "chip_name"), []byte(chip+"\n"), 0o644))
+}
+
+func (k *kernel) freeIRQ(devid int) {
+	k.check(os.RemoveAll(filepath.Join(k.irqs, strconv.Itoa(k.irq[devid]))))
+	delete(k.irq, devid)
+}
+
+// handler is there while somebody but the driver has the terminal open.
+func (k *kernel) handler(dir string) string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	number, err := strconv.Atoi(filepath.Base(dir))
+	k.check(err)
+	if number == k.irq[0] || number == k.irq[-1] {
+		return "hvc_console"
+	}
+	for _, p := range k.slots {
+		if p == nil || p.irq != number {
+			continue
+		}
+		fds, _ := filepath.Glob("/proc/self/fd/*")
+		tty, err := os.Stat(p.path)
+		k.check(err)
+		open := 0
+		for _, fd := range fds {
+			if f, err := os.Stat(fd); err == nil && os.SameFile(f, tty) {
+				open++
+			}
+		}
+		if open > 1 {
+			return "hvc_console"
+		}
+	}
+	return ""
 }
 
 func node(devid int) string { return "/local/domain/1/device/console/" + strconv.Itoa(devid) }
@@ -117,21 +172,39 @@ func (k *kernel) plug(devid int, name string) {
 	k.t.Helper()
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.plugAs(devid, name)
+}
+
+func (k *kernel) plugAs(devid int, name string) {
 	k.nodes(devid, name, "1")
 	k.probe(devid)
 	k.nodes(devid, name, "3")
 }
+
+// atOnce has all of that happen while nobody can see what the interrupts do. plugged,
+// unplugged and resume are what can.
+func (k *kernel) atOnce(happens func()) {
+	k.t.Helper()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	happens()
+}
+
+func (k *kernel) plugged(devid int) { k.plugAs(devid, name(devid)) }
 
 // probe has the driver take a device.
 func (k *kernel) probe(devid int) {
 	k.t.Helper()
 	k.devices[devid]++
 	id := fmt.Sprintf("console-%d", devid)
-	dir := filepath.Join(filepath.Dir(k.sysfs), "devices", fmt.Sprint(id, ".", k.devices[devid]))
-	k.check(os.Mkdir(dir, 0o755))
+	dir := filepath.Join(filepath.Dir(k.sysfs), "devices", id)
+	if !slices.Contains(k.consoles, devid) {
+		k.check(os.Mkdir(dir, 0o755))
+		k.consoles = append(k.consoles, devid)
+	}
 	k.check(os.Symlink(dir, filepath.Join(k.sysfs, id)))
+	k.newIRQ(devid, "xen-dyn-lateeoi")
 	k.alloc(devid)
-	k.consoles = append(k.consoles, devid)
 }
 
 // driver is what happens at a write to bind or unbind, in the holder's goroutine.
@@ -147,6 +220,7 @@ func (k *kernel) driver(file, id string) error {
 	state := node(devid) + "/state"
 	if file == "unbind" {
 		k.release(devid)
+		delete(k.irq, devid) // the kernel does not free it
 		k.check(os.Remove(filepath.Join(k.sysfs, id)))
 		if ok, err := k.dom0.Exists(k.ctx(), state); err != nil || ok {
 			k.check(errors.Join(err, k.dom0.Write(k.ctx(), state, "6")))
@@ -169,9 +243,7 @@ func (k *kernel) restoreWithout(then func(), missing ...int) {
 	for _, devid := range missing {
 		k.check(k.dom0.Remove(k.ctx(), node(devid)))
 	}
-	all := k.consoles
-	k.consoles = slices.DeleteFunc(slices.Clone(all), func(d int) bool { return slices.Contains(missing, d) })
-	k.resume()
+	k.resume(missing...)
 	then()
 }
 
@@ -224,7 +296,7 @@ func (k *kernel) alloc(devid int) {
 		k.check(sys.UnlockPTY(rc))
 		slave, err := sys.OpenPTYPeer(rc)
 		k.check(err)
-		k.slots[n] = &pty{devid, master, slave}
+		k.slots[n] = &pty{devid, k.irq[devid], fmt.Sprintf("/dev/pts/%d", number), master, slave}
 		k.last = max(k.last, n)
 		k.check(os.Symlink(fmt.Sprintf("/dev/pts/%d", number), filepath.Join(k.dev, fmt.Sprintf("hvc%d", n))))
 		return
@@ -247,8 +319,15 @@ func (k *kernel) unplug(devid int) {
 	k.t.Helper()
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.unplugged(devid)
+}
+
+func (k *kernel) unplugged(devid int) {
+	k.t.Helper()
 	k.release(devid)
+	k.freeIRQ(devid)
 	k.check(os.Remove(filepath.Join(k.sysfs, fmt.Sprintf("console-%d", devid))))
+	k.check(os.Remove(filepath.Join(filepath.Dir(k.sysfs), "devices", fmt.Sprintf("console-%d", devid))))
 	k.consoles = slices.DeleteFunc(k.consoles, func(d int) bool { return d == devid })
 	k.check(k.dom0.Remove(k.ctx(), node(devid)))
 }
@@ -262,17 +341,23 @@ func (k *kernel) restore() {
 	k.resume()
 }
 
-func (k *kernel) resume() {
+func (k *kernel) resume(missing ...int) {
 	k.t.Helper()
+	var there []int
 	for _, devid := range k.consoles {
+		if _, err := os.Lstat(filepath.Join(k.sysfs, fmt.Sprintf("console-%d", devid))); err != nil || slices.Contains(missing, devid) {
+			continue
+		}
+		there = append(there, devid)
 		k.release(devid)
+		k.newIRQ(devid, "xen-dyn-lateeoi")
 		k.alloc(devid)
 		k.check(k.dom0.Remove(k.ctx(), node(devid)+"/"+channel.GuestNode))
 	}
 	k.domid++
 	k.check(k.dom0.Write(k.ctx(), "/local/domain/1/domid", strconv.Itoa(k.domid)))
 	k.check(k.dom0.Mkdir(k.ctx(), "/local/domain/1/device/console"))
-	for _, devid := range k.consoles {
+	for _, devid := range there {
 		k.check(k.dom0.Write(k.ctx(), node(devid)+"/state", "3"))
 	}
 }
@@ -320,7 +405,7 @@ func (k *kernel) agree(name func(int) string) {
 func eventually(t testing.TB, f func() error) {
 	t.Helper()
 	var err error
-	for range 2000 {
+	for range 300 {
 		if err = f(); err == nil {
 			return
 		}

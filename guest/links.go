@@ -46,3 +46,21 @@ func link(dir string, want map[string]string) error {
 	}
 	return nil
 }
+
+// unlink removes the links of dir that lead elsewhere than to these terminals.
+func unlink(dir string, live map[string]bool) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if tty, err := os.Readlink(path); err != nil || live[tty] {
+			continue // somebody else's, or right
+		}
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}

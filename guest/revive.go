@@ -25,7 +25,7 @@ const abandoned = 10 * time.Second
 // more to do soon.
 func (h *Holder) revive(ctx context.Context, now []console) (pending bool, err error) {
 	for _, c := range now {
-		if !c.dead {
+		if c.life != dead {
 			continue
 		}
 		err := h.driver("unbind", c.id)
@@ -34,12 +34,11 @@ func (h *Holder) revive(ctx context.Context, now []console) (pending bool, err e
 			h.Log.Warn("a device from before the restore keeps its terminal", "console", c.id, "error", err)
 			continue
 		}
-		n := h.of[c.key()]
-		if t := h.held[n]; t != nil {
-			t.close()
-			delete(h.held, n)
+		for n, its := range h.seen {
+			if h.owners[its] == c.key() {
+				h.drop(n)
+			}
 		}
-		delete(h.of, c.key())
 		h.released[c.id] = time.Now()
 		pending = true
 	}
@@ -56,8 +55,9 @@ func (h *Holder) revive(ctx context.Context, now []console) (pending bool, err e
 			h.released[id] = time.Now()
 			continue
 		case ready:
-			err := h.driver("bind", id)
-			h.Log.Info("a device is given back to its driver", "console", id, "error", err)
+			if pending, err = h.giveBack(id); err != nil || pending {
+				return pending, err
+			}
 		case time.Since(since) < abandoned:
 			pending = true
 			continue
@@ -68,6 +68,29 @@ func (h *Holder) revive(ctx context.Context, now []console) (pending bool, err e
 		pending = true
 	}
 	return pending, nil
+}
+
+// giveBack has the driver take a device. When the kernel has taken another one in the
+// same moment, their interrupts may have come in any order, and it is let go again.
+func (h *Holder) giveBack(id string) (again bool, err error) {
+	before, err := h.bound()
+	if err != nil {
+		return false, err
+	}
+	err = h.driver("bind", id)
+	h.Log.Info("a device is given back to its driver", "console", id, "error", err)
+	after, err := h.bound()
+	if err != nil {
+		return false, err
+	}
+	for other, bind := range after {
+		if other != id && after[id] != 0 && before[other] != bind {
+			err := h.driver("unbind", id)
+			h.Log.Info("a device is let go, since another came with it", "console", id, "other", other, "error", err)
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // offered reports whether a frontend has nodes, and is ready to be looked at.

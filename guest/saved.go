@@ -8,40 +8,49 @@ import (
 
 // saved is what a holder leaves for the next one.
 type saved struct {
-	domid string // the domain's number, by which a restore is noticed
-	of    map[key]int
+	owners map[irq]key // of interrupts, for as long as these are there
+	seen   map[int]irq // the interrupts of terminals
 }
 
-// load reads a file that save has written. Another one is like none: then the
-// order in which the consoles came has to do.
+// load reads a file that save has written. Another one is like none: then terminals
+// that a program has open get no link before it closes them.
 func load(path string) saved {
 	text, _ := os.ReadFile(path)
-	s, _ := parseSaved(string(text))
+	s, err := parseSaved(string(text))
+	if err != nil {
+		s, _ = parseSaved("")
+	}
 	return s
 }
 
 func parseSaved(text string) (s saved, err error) {
-	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
-	s = saved{domid: lines[0], of: make(map[key]int)}
-	for _, line := range lines[1:] {
+	s = saved{owners: make(map[irq]key), seen: make(map[int]irq)}
+	for line := range strings.Lines(text) {
 		var k key
+		var i irq
 		var n int
-		if _, err := fmt.Sscanf(line, "%s %d %d", &k.id, &k.bind, &n); err != nil {
+		if _, err := fmt.Sscanf(line, "terminal %d %d %d\n", &n, &i.number, &i.ino); err == nil {
+			if n < 0 || n >= ttys {
+				return saved{}, fmt.Errorf("no terminal has the number %d", n)
+			}
+			s.seen[n] = i
+			continue
+		}
+		if _, err := fmt.Sscanf(line, "%s %d %d %d\n", &k.id, &k.bind, &i.number, &i.ino); err != nil {
 			return saved{}, err
 		}
-		if n < 0 || n >= ttys {
-			return saved{}, fmt.Errorf("no terminal has the number %d", n)
-		}
-		s.of[k] = n
+		s.owners[i] = k
 	}
 	return s, nil
 }
 
 func (s saved) String() string {
 	var b strings.Builder
-	fmt.Fprintln(&b, s.domid)
-	for k, n := range s.of {
-		fmt.Fprintln(&b, k.id, k.bind, n)
+	for n, i := range s.seen {
+		fmt.Fprintln(&b, "terminal", n, i.number, i.ino)
+	}
+	for i, k := range s.owners {
+		fmt.Fprintln(&b, k.id, k.bind, i.number, i.ino)
 	}
 	return b.String()
 }

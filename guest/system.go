@@ -47,9 +47,9 @@ func CheckName(name string) error {
 	return nil
 }
 
-// scan is the consoles that the driver serves now, and the domain's number, which
+// scan is the consoles that the driver has taken, and the domain's number, which
 // is another after the guest was restored. known are those that had a terminal before.
-func scan(ctx context.Context, store *xenstore.Store, sysfs string, known map[key]int) (all []console, domid string, err error) {
+func scan(ctx context.Context, store *xenstore.Store, sysfs string, known map[irq]key) (all []console, domid string, err error) {
 	if domid, err = store.Read(ctx, "domid"); err != nil {
 		return nil, "", err
 	}
@@ -69,8 +69,8 @@ func scan(ctx context.Context, store *xenstore.Store, sysfs string, known map[ke
 	return all, domid, nil
 }
 
-// look is a console, if it has a terminal now.
-func look(ctx context.Context, store *xenstore.Store, sysfs, id string, known map[key]int) (c console, ok bool, err error) {
+// look is a console, if a directory entry is one's.
+func look(ctx context.Context, store *xenstore.Store, sysfs, id string, known map[irq]key) (c console, ok bool, err error) {
 	devid, isConsole := strings.CutPrefix(id, "console-")
 	if !isConsole {
 		return c, false, nil
@@ -90,13 +90,18 @@ func look(ctx context.Context, store *xenstore.Store, sysfs, id string, known ma
 	}
 	// Before Initialised there may be no terminal yet, and behind Connected none any
 	// more. The kernel never goes back: the toolstack has made these nodes anew.
-	switch _, had := known[c.key()]; {
+	had := false
+	for _, k := range known {
+		had = had || k == c.key()
+	}
+	switch {
 	case state == initialised || state == connected:
 	case had && (state == "" || state == initialising):
-		c.dead = true
+		c.life = dead
 		return c, true, nil
 	default:
-		return c, false, nil
+		c.life = unsure
+		return c, true, nil
 	}
 	// A console without a name is no channel, but has a terminal.
 	c.name, err = store.Read(ctx, node+"/name")

@@ -3,6 +3,7 @@ package guest
 import (
 	"errors"
 	"os"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/xenchan/xenchan/internal/sys"
@@ -15,16 +16,25 @@ type terminal struct {
 	rc     syscall.RawConn
 	hangup *sys.Hangup
 	done   chan struct{}
+	serial uint64
+	was    sys.Termios // before it was made raw
+	raw    bool
 }
 
-// holdTTY opens a terminal to keep it.
-func holdTTY(path string, raw bool, changed func()) (*terminal, error) {
+// holds counts terminals, so that each is another one.
+var holds atomic.Uint64
+
+// holdTTY opens a terminal to keep it, and makes it raw.
+func holdTTY(path string, changed func()) (*terminal, error) {
 	file, err := sys.OpenUnpolled(path)
 	if err != nil {
 		return nil, err
 	}
-	t := &terminal{file: file, done: make(chan struct{})}
-	if t.rc, err = file.SyscallConn(); err == nil && raw {
+	t := &terminal{file: file, done: make(chan struct{}), serial: holds.Add(1), raw: true}
+	if t.rc, err = file.SyscallConn(); err == nil {
+		t.was, err = sys.GetTermios(t.rc)
+	}
+	if err == nil {
 		err = makeRaw(file)
 	}
 	if err == nil {
@@ -39,6 +49,21 @@ func holdTTY(path string, raw bool, changed func()) (*terminal, error) {
 		changed()
 	}()
 	return t, nil
+}
+
+// irq stands for the terminal's interrupt where the kernel shows none.
+func (t *terminal) irq(n int) irq { return irq{-1 - n, t.serial} }
+
+// setRaw keeps a channel's terminal raw, and gives back what that of a console without
+// a name was.
+func (t *terminal) setRaw(raw bool) {
+	switch {
+	case raw && !t.raw:
+		_ = makeRaw(t.file)
+	case !raw && t.raw:
+		_ = sys.SetTermios(t.rc, t.was)
+	}
+	t.raw = raw
 }
 
 func (t *terminal) hungUp() bool {

@@ -76,7 +76,7 @@ func (u *usage) channels(now []console, of map[key]int, domid string) {
 	said := make(map[string]channel.GuestState)
 	for _, c := range now {
 		n, ok := of[c.key()]
-		if !ok || c.dead || CheckName(c.name) != nil {
+		if !ok || c.life != sure || CheckName(c.name) != nil {
 			continue
 		}
 		path, err := filepath.EvalSymlinks(u.h.ttyPath(n))

@@ -44,6 +44,8 @@ func startHelper(t *testing.T, c xlguest.Config) helper {
 // setUp starts what xenchan-guest.service does.
 func (h helper) setUp() {
 	h.Run("mkdir -p /run /var/log /dev/pts; mount -t devpts devpts /dev/pts; xenchan-guest setup --hold -v >/tmp/hold.log 2>&1 </dev/null &")
+	// What comes before a terminal is raw is echoed.
+	h.Run("for i in $(seq 1000); do [ -d /dev/xen-channel ] && exit; usleep 20000; done; exit 1")
 }
 
 // startAgent starts what xenchan-qemu-ga.service does.
