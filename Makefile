@@ -8,7 +8,7 @@ FUZZTIME ?= 30s
 # What the tests talk to: C clients of xenstore, a guest agent, socat, systemd, libvirt's parser; and
 # what boots real Xen; a desktop for SPICE's agent. gcc is for the race detector alone.
 DEBS := xenstore-utils qemu-guest-agent socat gcc libc6-dev qemu-system-x86 xz-utils systemd libvirt-clients libxml2-utils curl groff-base \
-  python3-requests python3-serial python3-configobj python3-yaml spice-vdagent xvfb xclip
+  python3-requests python3-serial python3-configobj python3-yaml spice-vdagent xvfb xclip x11vnc
 
 # Installed, it would configure the machine that the tests run on.
 DOWNLOAD := apt-get -q -o APT::Sandbox::User=root download

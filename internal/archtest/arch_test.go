@@ -24,7 +24,7 @@ const module = "github.com/xenchan/xenchan"
 // lower tiers, so that dependencies point one way. A new package is added here,
 // where it belongs.
 var tiers = [][]string{
-	{"ring", "xen", "xenstore/wire", "channel", "spool", "xenbus", "agent/qga", "agent/mdata", "agent/vdagent", "internal/sys"},
+	{"ring", "xen", "xenstore/wire", "channel", "spool", "xenbus", "agent/qga", "agent/mdata", "agent/rfbclip", "agent/vdagent", "internal/sys"},
 	{"channel/domcfg", "internal/standin"},
 	{"channel/xlcfg", "channel/xlcfg/xlcfgtest", "channel/declared", "agent/firewall", "channel/domxml", "xenstore", "xenstore/storeserver", "xenstore/storetest", "xen/xentest", "endpoint", "internal/sandbox", "internal/fdstore"},
 	{"channel/convert", "guest", "endpoint/unixsock", "endpoint/pty", "endpoint/endpointtest", "xen/xendev", "xen/xensim"},
@@ -41,7 +41,7 @@ var tiers = [][]string{
 var apart = []string{"internal/archtest", "internal/bench", "internal/e2e", "internal/rig", "internal/testreport", "packaging"}
 
 // alone import nothing of ours: they can be understood, and used, by themselves.
-var alone = []string{"ring", "xen", "xenstore/wire", "channel", "spool", "xenbus", "agent/qga", "agent/mdata", "agent/vdagent"}
+var alone = []string{"ring", "xen", "xenstore/wire", "channel", "spool", "xenbus", "agent/qga", "agent/mdata", "agent/rfbclip", "agent/vdagent"}
 
 // never says what a package must not depend on, even through others, and why.
 var never = []struct{ pkg, on, why string }{

@@ -4,15 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"regexp"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/xenchan/xenchan/agent/vdagent"
 )
@@ -47,95 +43,6 @@ func (g *guestAgent) withDesktop(ctx context.Context, f func(*vdagent.Client) er
 		err = usageError{err}
 	}
 	return err
-}
-
-func (g *guestAgent) clipboardCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "clipboard",
-		Short: "read the guest's clipboard, or put text there",
-		Long: `Clipboard reads the text in the clipboard of a guest's desktop, or puts text there.
-It speaks with the agent of SPICE, over the channel ` + spiceChannel + `.`,
-		Example: "  xenchan agent web clipboard get\n  xenchan agent web clipboard set <notes.txt",
-		Args:    args(0, 0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return usagef("agent %s clipboard: get or set?", g.domain)
-		},
-	}
-	cmd.AddCommand(g.clipboardGetCommand(), g.clipboardSetCommand())
-	return cmd
-}
-
-func (g *guestAgent) clipboardGetCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "get",
-		Short: "print the text in the guest's clipboard",
-		Long: `Get prints the text in the clipboard of the guest's desktop, as it is; on a terminal
-with what is not printable escaped.`,
-		Example: "  xenchan agent web clipboard get >text",
-		Args:    args(0, 0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return g.withDesktop(cmd.Context(), func(c *vdagent.Client) error {
-				text, err := c.Clipboard(cmd.Context())
-				if err != nil {
-					return err
-				}
-				if g.output == "json" {
-					return g.printJSON(struct {
-						Text string `json:"text"`
-					}{string(text)})
-				}
-				if f, ok := g.stdout.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-					text = []byte(printableText(string(text)))
-				}
-				_, err = g.stdout.Write(text)
-				return err
-			})
-		},
-	}
-}
-
-func (g *guestAgent) clipboardSetCommand() *cobra.Command {
-	var once bool
-	var within time.Duration
-	cmd := &cobra.Command{
-		Use:   "set",
-		Short: "put text into the guest's clipboard",
-		Long: `Set puts standard input, which is UTF-8 and at most 16 MiB, into the clipboard of the
-guest's desktop. It stays there as long as the command runs: the guest asks for it each
-time that somebody pastes it. The command ends when something else gets into the
-guest's clipboard, with --once when it was pasted, and with --for after a time.`,
-		Example: "  xenchan agent web clipboard set --once <password\n  xenchan agent web clipboard set --for 1m <notes.txt",
-		Args:    args(0, 0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			text, err := io.ReadAll(io.LimitReader(g.stdin, vdagent.MaxClipboard+1))
-			if err != nil {
-				return err
-			}
-			if len(text) > vdagent.MaxClipboard {
-				return usagef("standard input has more than %d MiB, which do not go through a clipboard", vdagent.MaxClipboard>>20)
-			}
-			if within < 0 {
-				return usagef("--for %v: give a time above 0", within)
-			}
-			return g.withDesktop(cmd.Context(), func(c *vdagent.Client) error {
-				ctx, stop := cmd.Context(), context.CancelFunc(func() {})
-				offered := func() {}
-				if within > 0 {
-					ctx, stop = context.WithCancel(ctx)
-					offered = func() { time.AfterFunc(within, stop) }
-				}
-				defer stop()
-				err := c.Offer(ctx, text, offered, func() bool { return !once })
-				if errors.Is(err, vdagent.ErrTaken) && !once || ctx.Err() != nil && cmd.Context().Err() == nil {
-					return nil
-				}
-				return err
-			})
-		},
-	}
-	cmd.Flags().BoolVar(&once, "once", false, "end when it was pasted once")
-	cmd.Flags().DurationVar(&within, "for", 0, "end after this `TIME`")
-	return cmd
 }
 
 func (g *guestAgent) resolutionCommand() *cobra.Command {

@@ -98,7 +98,7 @@ func requirePrograms(t testing.TB) {
 	for program, pkg := range map[string]string{
 		"xenstore-ls": "xenstore-utils", "xenstore-write": "xenstore-utils",
 		"socat": "socat", "curl": "curl", "qemu-ga": "qemu-guest-agent",
-		"spice-vdagentd": "spice-vdagent", "Xvfb": "xvfb", "xclip": "xclip",
+		"spice-vdagentd": "spice-vdagent", "Xvfb": "xvfb", "xclip": "xclip", "x11vnc": "x11vnc",
 	} {
 		if _, err := exec.LookPath(program); err != nil {
 			missing = append(missing, pkg)

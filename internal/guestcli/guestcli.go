@@ -144,7 +144,7 @@ func (a *app) execute(ctx context.Context, args []string) error {
 
 func (a *app) commands() []command {
 	return []command{
-		a.listCommand(), a.waitCommand(), a.openCommand(), a.runCommand(), a.setupCommand(),
+		a.listCommand(), a.waitCommand(), a.openCommand(), a.runCommand(), a.setupCommand(), a.clipboardCommand(),
 		a.configFetchCommand(), a.configGetCommand(), a.configDoneCommand(), a.completionCommand(), a.versionCommand(),
 	}
 }
