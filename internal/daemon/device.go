@@ -2,9 +2,7 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -304,15 +302,21 @@ func (d *device) flush(ctx context.Context) {
 func (d *device) keepTTY(ctx context.Context, path string) {
 	node := d.frontend + "/tty"
 	for {
+		replaced := false
 		err := d.daemon.Store.Tx(ctx, func(tx *xenstore.Tx) error {
-			now, err := tx.Read(ctx, node)
-			if err != nil || now == path {
-				return err // not to make a directory that was removed
+			v := xenstore.NewValues(ctx, tx)
+			now, there := v.Lookup(node) // not to make a directory that was removed
+			replaced = v.Get(d.dir+"/"+toolstack.Instance) != d.instance
+			if v.Err() != nil || !there || replaced || now == path {
+				return v.Err()
 			}
 			return tx.Write(ctx, node, path)
 		})
 		d.opened()
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if replaced {
+			return // the device was made anew: that one has another terminal
+		}
+		if err != nil {
 			d.log.Warn("terminal's path not published", "error", err)
 			return
 		}
