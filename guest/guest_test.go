@@ -192,6 +192,30 @@ func TestHold_revivesWhatTheKernelHasLost(t *testing.T) {
 	k.agree(name)
 }
 
+// Linux closes the event channel that has the number of a lost console's, whose it may be.
+func TestHold_revivesWhatWasRobbed(t *testing.T) {
+	k := newKernel(t)
+	for devid := range 3 {
+		k.plug(devid+1, name(devid+1))
+	}
+	defer k.hold()()
+	k.agree(name)
+	k.restoreWithout(func() {
+		k.plugged(6)
+		k.serve(6)
+		k.robbed = 6
+	}, 2)
+	eventually(t, func() error {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if k.devices[6] != 2 {
+			return errors.New("the driver has not looked again")
+		}
+		return nil
+	})
+	k.agree(name)
+}
+
 // A terminal that the kernel has left to a lost console can be opened, and is not
 // taken for another's.
 func TestHold_deadTerminalIsNobodys(t *testing.T) {

@@ -211,6 +211,13 @@ func (h *Holder) pass(ctx context.Context) (pending bool, err error) {
 		return false, err
 	}
 	v, places, ok, err := h.find(ctx)
+	if err == nil && ok && h.hold {
+		// First, before there is somebody new whose event channel that could close.
+		if freed, err := h.release(v.consoles); err != nil || freed {
+			h.wakeUp()
+			return true, err
+		}
+	}
 	if err == nil && ok && lacks(v, places) && h.take(places) {
 		v, places, ok, err = h.find(ctx)
 	}
@@ -228,7 +235,7 @@ func (h *Holder) pass(ctx context.Context) (pending bool, err error) {
 	}
 	pending = lacks(v, places)
 	if h.hold {
-		revived, err := h.revive(ctx, v.consoles)
+		revived, err := h.revive(ctx)
 		if err != nil {
 			return false, err
 		}

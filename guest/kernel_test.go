@@ -37,7 +37,8 @@ type kernel struct {
 	slots               [ttys]*pty
 	consoles            []int       // devids in the order in which their devices came
 	devices             map[int]int // how often the driver took one
-	irq                 map[int]int // of each console, and how many there were
+	irq                 map[int]int // of each console
+	robbed              int         // the console whose interrupt goes with the next one that is lost
 	last                int         // highest terminal ever given
 	neverReuse, primary bool        // as old kernels
 	domid               int
@@ -221,6 +222,10 @@ func (k *kernel) driver(file, id string) error {
 	if file == "unbind" {
 		k.release(devid)
 		delete(k.irq, devid) // the kernel does not free it
+		if k.robbed != 0 && k.robbed != devid {
+			k.freeIRQ(k.robbed)
+			k.robbed = 0
+		}
 		k.check(os.Remove(filepath.Join(k.sysfs, id)))
 		if ok, err := k.dom0.Exists(k.ctx(), state); err != nil || ok {
 			k.check(errors.Join(err, k.dom0.Write(k.ctx(), state, "6")))

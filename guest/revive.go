@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -16,19 +17,22 @@ import (
 // that is there, but does not want it.
 const abandoned = 10 * time.Second
 
-// revive sees to devices that the kernel has lost when the guest was restored: their
+// release lets go of devices that the kernel has lost when the guest was restored: their
 // nodes were not there at that moment, because the channel was plugged in by hand,
 // or came late. The kernel keeps such a device with its terminal, into which a
 // program could write until its processor stands still, and does not look at nodes
 // of its name when they come. So it is taken from the driver, which hangs up the
-// terminal, and given back when its nodes are there. It reports whether there is
-// more to do soon.
-func (h *Holder) revive(ctx context.Context, now []console) (pending bool, err error) {
+// terminal. It reports whether there were any.
+func (h *Holder) release(now []console) (any bool, err error) {
 	for _, c := range now {
 		if c.life != dead {
 			continue
 		}
-		err := h.driver("unbind", c.id)
+		before, err := h.lines()
+		if err != nil {
+			return any, err
+		}
+		err = h.driver("unbind", c.id)
 		h.Log.Info("a device from before the restore is let go", "console", c.id, "error", err)
 		if err != nil && !errors.Is(err, syscall.ENODEV) { // ENODEV: the kernel was faster
 			h.Log.Warn("a device from before the restore keeps its terminal", "console", c.id, "error", err)
@@ -40,8 +44,41 @@ func (h *Holder) revive(ctx context.Context, now []console) (pending bool, err e
 			}
 		}
 		h.released[c.id] = time.Now()
-		pending = true
+		any = true
+		if err := h.releaseRobbed(now, before); err != nil {
+			return any, err
+		}
 	}
+	return any, nil
+}
+
+// releaseRobbed lets go too of a device whose interrupt has gone with one that was lost:
+// Linux then closes what has its event channel's number from before the restore.
+func (h *Holder) releaseRobbed(now []console, before []line) error {
+	after, err := h.lines()
+	for _, l := range before {
+		if slices.ContainsFunc(after, func(a line) bool { return a.irq == l.irq }) {
+			continue
+		}
+		var its console // the one that was taken last before, unless we know better
+		for _, c := range now {
+			if k, known := h.owners[l.irq]; known && k == c.key() || !known && c.bind < l.ino && c.bind > its.bind {
+				its = c
+			}
+		}
+		if its.life == dead || its.id == "" {
+			continue
+		}
+		err := h.driver("unbind", its.id)
+		h.Log.Info("a device whose interrupt was closed with another's is let go", "console", its.id, "error", err)
+		h.released[its.id] = time.Now()
+	}
+	return err
+}
+
+// revive gives devices that were let go back to their driver, when their nodes are there.
+// It reports whether there is more to do soon.
+func (h *Holder) revive(ctx context.Context) (pending bool, err error) {
 	for id, since := range h.released {
 		if _, err := os.Lstat(filepath.Join(h.sysfs, id)); err == nil {
 			delete(h.released, id) // the kernel has looked by itself
