@@ -60,6 +60,9 @@ func (s *stage) listen() {
 // asked waits until the device model asks the daemon, and answers.
 func (s *stage) asked(answer string) net.Conn {
 	s.Helper()
+	if err := s.listener.(*net.UnixListener).SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		s.Fatal(err)
+	}
 	c, err := s.listener.Accept()
 	if err != nil {
 		s.Fatal(err)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/xenchan/xenchan/internal/rig/xlguest"
+	"github.com/xenchan/xenchan/internal/sys"
 )
 
 // twoChannels are there from the boot, and made with +=, for which xl's way to
@@ -157,6 +158,27 @@ func TestCreate_fails(t *testing.T) {
 	defer os.Rename("/usr/bin/xl.away", "/usr/bin/xl")
 	if _, err := tryXenchan(t.Context(), "create", file); exitStatus(err) != 1 || !strings.Contains(err.Error(), "there is no xl in PATH") {
 		t.Errorf("without xl: %v", err)
+	}
+}
+
+// The hypercall lets a domain run that xl has made paused, and only one that is there.
+func TestUnpause(t *testing.T) {
+	file := xlguest.WriteConfig(t, xlguest.Config{Name: "paused"})
+	if _, err := xlguest.XL(t.Context(), "create", "-p", "-q", file); err != nil {
+		t.Fatal(err)
+	}
+	g := xlguest.Adopt(t, "paused")
+	if out := xl(t, "list", "paused"); !strings.Contains(out, " --p--- ") {
+		t.Fatalf("it is not paused:\n%s", out)
+	}
+	if err := sys.UnpauseDomain(uint16(g.DomID())); err != nil {
+		t.Fatal(err)
+	}
+	if out := xl(t, "list", "paused"); strings.Contains(out, " --p--- ") {
+		t.Errorf("it is still paused:\n%s", out)
+	}
+	if err := sys.UnpauseDomain(30000); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("a domain that is not there: %v", err)
 	}
 }
 
