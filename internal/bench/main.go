@@ -82,7 +82,7 @@ func holdOn(ctx context.Context, o options, channels int) error {
 		return err
 	}
 	defer r.close()
-	fmt.Printf("daemon %d, host %s\n", r.pid(), r.dir)
+	fmt.Printf("daemon %d, host %s, attached in %v\n", r.pid(), r.dir, r.attached)
 	<-ctx.Done()
 	return nil
 }

@@ -96,6 +96,7 @@ func (a *app) runDaemon(ctx context.Context, config daemonConfig) error {
 		Store: store, RunDir: w.runDir(), Dir: config.Channels.Dir, Log: log,
 	})
 	pulse, every := watchdog()
+	started := startLean()
 	routes := r.Routes()
 	rules.routes(routes)
 	var always slog.LevelVar // what the firewall decides is told at every level
@@ -113,6 +114,7 @@ func (a *app) runDaemon(ctx context.Context, config daemonConfig) error {
 		},
 		Rested: giveBack,
 		Ready: func() {
+			started()
 			log.Info("ready", "run_dir", w.runDir())
 			daemon.SdNotify(false, daemon.SdNotifyReady)
 		},
@@ -136,6 +138,16 @@ const monitorSlack = 5 * time.Millisecond
 // calm has the Go runtime interfere less. Without root's rights it is for the service
 // manager to do.
 func calm() { _ = sys.CalmMonitor(monitorSlack) }
+
+// startLean has garbage collected early while thousands of channels may start: what each
+// of them needs only then would lie between what stays. started ends that.
+func startLean() (started func()) {
+	if os.Getenv("GOGC") != "" {
+		return func() {}
+	}
+	before := debug.SetGCPercent(30)
+	return func() { debug.SetGCPercent(before) }
+}
 
 // giveBack gives back what the start of many channels took and nothing needs any more.
 // A stack shrinks by half each time.

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -52,18 +53,28 @@ const refusalsLogged = time.Second
 // admit returns what a socket asks about each client: it says in the log who
 // comes, and counts whom it turns away.
 func (d *device) admit(a allowed) func(unixsock.Peer) bool {
+	if a.everybody {
+		return d.welcome
+	}
 	var logged time.Time // sockets accept one client at a time
 	return func(p unixsock.Peer) bool {
-		who := d.log.With("uid", p.UID, "gid", p.GID, "pid", p.PID)
 		if a.has(p) {
-			who.Info("client connects")
-			return true
+			return d.welcome(p)
 		}
 		n := d.refused.Add(1)
 		if now := time.Now(); now.Sub(logged) >= refusalsLogged {
 			logged = now
-			who.Warn("client refused: not in allow", "allow", d.spec.Allow, "refused_so_far", n)
+			d.peerLog(p).Warn("client refused: not in allow", "allow", d.spec.Allow, "refused_so_far", n)
 		}
 		return false
 	}
+}
+
+func (d *device) welcome(p unixsock.Peer) bool {
+	d.peerLog(p).Info("client connects")
+	return true
+}
+
+func (d *device) peerLog(p unixsock.Peer) *slog.Logger {
+	return d.log.With("uid", p.UID, "gid", p.GID, "pid", p.PID)
 }

@@ -156,30 +156,14 @@ func (s *spools) openFile(name, label string, size int, policy spool.Overflow, l
 	if err != nil {
 		return spoolFile{}, errors.Join(err, h.Close())
 	}
+	held := &heldSpool{spools: s, name: name, log: log, m: m}
 	// The file's own descriptor is not needed any more, but on old kernels.
-	populate, discard := m.Populate, m.Discard
-	if errors.Is(populate(0, 1), syscall.EINVAL) {
-		populate = func(off, n int) error { return h.Allocate(int64(off), int64(n)) }
-		discard = func(off, n int) error { return h.Punch(int64(off), int64(n)) }
+	if errors.Is(m.Populate(0, 1), syscall.EINVAL) {
+		held.file = h
 	} else if err := h.Close(); err != nil {
 		return spoolFile{}, errors.Join(err, m.Close())
 	}
-	var warned time.Time // the log calls Reserve once at a time
-	memory := spool.Memory{
-		Bytes: m.Bytes(),
-		Reserve: func(off, n int) error {
-			err := leaveRoom(s.dir, int64(n))
-			if err == nil {
-				err = populate(off, n)
-			}
-			if err != nil && time.Since(warned) > time.Minute {
-				warned = time.Now()
-				log.Warn("no space for the spool to grow", "error", err)
-			}
-			return err
-		},
-		Release: func(off, n int) { _ = discard(off, n) }, // to be kind to others
-	}
+	memory := spool.Memory{Bytes: m.Bytes(), Reserve: held.reserve, Release: held.release}
 	l, err := spool.Open(memory, size, policy, label)
 	resumed := err == nil
 	if errors.Is(err, spool.ErrUnusable) {
@@ -194,8 +178,48 @@ func (s *spools) openFile(name, label string, size int, policy spool.Overflow, l
 	if p := l.Positions(); p.Spooled > 0 {
 		log.Info("the spool holds what an earlier daemon took", "bytes", p.Spooled, "dropped", p.Dropped)
 	}
-	return spoolFile{Log: l, resumed: resumed, close: func() error {
-		s.unuse(name)
-		return errors.Join(m.Close(), h.Close())
-	}}, nil
+	return spoolFile{Log: l, resumed: resumed, close: held.close}, nil
+}
+
+// heldSpool is the mapping of a file with a spool.
+type heldSpool struct {
+	spools *spools
+	name   string
+	log    *slog.Logger
+	m      *sys.Mapping
+	file   *sys.Handle // nil where the mapping is enough
+	warned time.Time   // the log calls reserve once at a time
+}
+
+// reserve sees to it that the spool can grow there.
+func (h *heldSpool) reserve(off, n int) error {
+	err := leaveRoom(h.spools.dir, int64(n))
+	if err == nil && h.file != nil {
+		err = h.file.Allocate(int64(off), int64(n))
+	} else if err == nil {
+		err = h.m.Populate(off, n)
+	}
+	if err != nil && time.Since(h.warned) > time.Minute {
+		h.warned = time.Now()
+		h.log.Warn("no space for the spool to grow", "error", err)
+	}
+	return err
+}
+
+// release gives memory back that others may want; if that fails, it does not matter.
+func (h *heldSpool) release(off, n int) {
+	if h.file != nil {
+		_ = h.file.Punch(int64(off), int64(n))
+	} else {
+		_ = h.m.Discard(off, n)
+	}
+}
+
+func (h *heldSpool) close() error {
+	h.spools.unuse(h.name)
+	err := h.m.Close()
+	if h.file != nil {
+		err = errors.Join(err, h.file.Close())
+	}
+	return err
 }
