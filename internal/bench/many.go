@@ -25,6 +25,9 @@ const (
 	// hypervisor: two for its events, and its page.
 	elsewhere = 3
 	spare     = 200
+	// What the daemon needs for a channel, and for a client with the pipes to it.
+	channelFiles = 3
+	clientFiles  = 5
 )
 
 // base is a daemon without channels, and how many it could have.
@@ -32,7 +35,12 @@ type base struct {
 	memory memory
 	work   work
 	most   int
+	files  int // descriptors
 }
+
+// clients is how many of n channels can have one at once: the daemon has a client wait
+// for whose descriptors there is no room.
+func (b base) clients(n int) int { return min(n, (b.files-spare-channelFiles*n)/clientFiles) }
 
 func measureBase(ctx context.Context, o options) (b base, err error) {
 	r, err := newRig(ctx, o, 0)
@@ -48,6 +56,7 @@ func measureBase(ctx context.Context, o options) (b base, err error) {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return b, err
 	}
+	b.files = int(about.OpenFiles)
 	b.most = min(about.MaxChannels, int(limit.Max-spare)/elsewhere)
 	if b.work, err = workOf(r.pid()); err != nil {
 		return b, err
@@ -95,7 +104,7 @@ func many(ctx context.Context, o options, r *report, n int) error {
 	if err := stream(r, host, name, n, o.quick); err != nil {
 		return fmt.Errorf("streaming: %w", err)
 	}
-	if err := busyAll(r, host, name, n, seconds/2); err != nil {
+	if err := busyAll(r, host, name, b.clients(n), n, seconds/2); err != nil {
 		return fmt.Errorf("100 %% busy: %w", err)
 	}
 	return nil
@@ -203,9 +212,13 @@ func stream(r *report, host *rig, name string, n int, quick bool) error {
 	return err
 }
 
-// busyAll has all channels make round trips, one after the other.
-func busyAll(r *report, host *rig, name string, n int, long time.Duration) error {
-	conns, end, err := clients(host, n, n)
+// busyAll has n channels make round trips, one after the other: all, if there are
+// descriptors for so many clients.
+func busyAll(r *report, host *rig, name string, n, of int, long time.Duration) error {
+	if n < of {
+		r.note("100 %% of %d channels are %d here: there are no descriptors for more clients", of, n)
+	}
+	conns, end, err := clients(host, n, of)
 	if err != nil {
 		return err
 	}

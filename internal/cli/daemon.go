@@ -96,7 +96,6 @@ func (a *app) runDaemon(ctx context.Context, config daemonConfig) error {
 		Store: store, RunDir: w.runDir(), Dir: config.Channels.Dir, Log: log,
 	})
 	pulse, every := watchdog()
-	started := startLean()
 	routes := r.Routes()
 	rules.routes(routes)
 	var always slog.LevelVar // what the firewall decides is told at every level
@@ -113,11 +112,7 @@ func (a *app) runDaemon(ctx context.Context, config daemonConfig) error {
 			return r.Run(ctx)
 		},
 		Rested: giveBack,
-		Ready: func() {
-			started()
-			log.Info("ready", "run_dir", w.runDir())
-			daemon.SdNotify(false, daemon.SdNotifyReady)
-		},
+		Ready:  whenReady(w.runDir(), log, startLean()),
 	})
 }
 
@@ -138,6 +133,14 @@ const monitorSlack = 5 * time.Millisecond
 // calm has the Go runtime interfere less. Without root's rights it is for the service
 // manager to do.
 func calm() { _ = sys.CalmMonitor(monitorSlack) }
+
+func whenReady(runDir string, log *slog.Logger, started func()) func() {
+	return func() {
+		started()
+		log.Info("ready", "run_dir", runDir)
+		daemon.SdNotify(false, daemon.SdNotifyReady)
+	}
+}
 
 // startLean has garbage collected early while thousands of channels may start: what each
 // of them needs only then would lie between what stays. started ends that.
