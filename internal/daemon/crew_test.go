@@ -83,8 +83,8 @@ func TestCrew(t *testing.T) {
 func TestCrew_rested(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c crew
-		rested := 0
-		c.take, c.rested = func(*device) {}, func() { rested++ }
+		var times atomic.Int32
+		c.take, c.rested = func(*device) {}, func() { times.Add(1) }
 		d := new(device)
 		turns := func(n int) {
 			for range n {
@@ -94,24 +94,24 @@ func TestCrew_rested(t *testing.T) {
 		}
 		turns(manyTurns - 1)
 		time.Sleep(time.Hour)
-		if rested != 0 {
+		if times.Load() != 0 {
 			t.Error("rested after little work")
 		}
 		for range 10 {
 			turns(1)
 			time.Sleep(restsAfter / 2)
 		}
-		if rested != 0 {
+		if times.Load() != 0 {
 			t.Error("rested in the middle of work")
 		}
 		time.Sleep(time.Hour)
-		if rested != 1 {
-			t.Errorf("rested %d times", rested)
+		if n := times.Load(); n != 1 {
+			t.Errorf("rested %d times", n)
 		}
 		turns(manyTurns)
 		c.close()
 		time.Sleep(time.Hour)
-		if rested != 1 {
+		if times.Load() != 1 {
 			t.Error("rested after the end")
 		}
 	})
