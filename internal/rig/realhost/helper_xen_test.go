@@ -86,6 +86,9 @@ func (h helper) mapping(names ...string) {
 	h.t.Helper()
 	clients := make(map[string]io.Reader)
 	rows := h.held(names...)
+	// After a restore the nodes may still say so of the terminal that was before.
+	wait := "for n in " + strings.Join(names, " ") + "; do xenchan-guest wait --timeout 3m $n >/dev/null || exit 1; done"
+	h.Run("(" + wait + ") || { ls -l /dev/xen-channel; cat /tmp/hold.log; exit 1; }")
 	for _, n := range names {
 		c := client(h.t, rows[n].Path)
 		defer c.Close()
@@ -93,8 +96,7 @@ func (h helper) mapping(names ...string) {
 		clients[n] = c
 	}
 	slices.Sort(names)
-	got := h.Run(`xenchan-guest wait --timeout 3m ` + names[0] + ` >/dev/null || { ls -l /dev/xen-channel; cat /tmp/hold.log; exit 1; }
-for n in ` + strings.Join(names, " ") + `; do
+	got := h.Run(`for n in ` + strings.Join(names, " ") + `; do
 echo "$n $(timeout 180 head -n 1 <>/dev/xen-channel/$n | cat -v)"; echo "from $n" >/dev/xenchannel/$n
 done`)
 	var want strings.Builder
