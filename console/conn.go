@@ -25,8 +25,9 @@ var ErrHungUp = errors.New("the other half of the console has closed")
 // Conn is one attached ring. It satisfies [net.Conn]: all methods are safe for
 // concurrent use, and deadlines and Close wake blocked calls.
 //
-// One goroutine, owned by the Conn and joined by Close, waits for events, and one
-// more for room in the sink while that is full.
+// Events are served in the goroutine that the hypervisor has for all of them. One
+// more, owned by the Conn and joined by Close, waits for room in the sink while that
+// is full.
 type Conn struct {
 	pages xen.Pages
 	event xen.EventChannel
@@ -42,6 +43,11 @@ type Conn struct {
 	tx    *ring.Producer // guarded by txMu
 	taken uint32         // how far the other half was, by the last event; guarded by txMu
 	sent  bool           // something was written; guarded by txMu
+	// All that the source had went into the ring, outside of a turn: the next bytes of
+	// the other half may be an answer. Guarded by txMu.
+	answered bool
+
+	pace pace // for turn alone
 
 	wmu sync.Mutex // one Write at a time, so that writes do not mix
 
@@ -55,7 +61,7 @@ type Conn struct {
 	closeOnce, hupOnce sync.Once
 	failOnce           sync.Once
 	closeErr           error
-	workers            sync.WaitGroup // both goroutines
+	workers            sync.WaitGroup // who waits for room in the sink
 
 	received, written atomic.Int64
 }
@@ -95,54 +101,35 @@ func newConn(pages xen.Pages, event xen.EventChannel, sink Sink, from Source, rx
 		readBy: newDeadline(), writeBy: newDeadline(),
 		closing: make(chan struct{}), hungUp: make(chan struct{}), failed: make(chan struct{}),
 	}
-	c.workers.Go(c.events)
+	c.turn(nil) // what came before the attach has no event
+	event.Serve(c.turn)
 	return c, nil
 }
 
-// events serves the ring whenever the other half says that it has moved. It
-// looks at the ring once before it waits: what came before the attach has no event.
-func (c *Conn) events() {
-	var p pace
-	for {
-		moved, err := c.serve()
-		if err != nil {
-			c.fail(err)
-			return
-		}
-		served := time.Now()
-		if d := p.after(moved, served); d > 0 && c.sink != nil {
-			c.pause(d)
-		}
-		if err := c.event.Unmask(); err != nil {
-			c.fail(err)
-			return
-		}
-		if err := c.event.Wait(); err != nil {
-			c.fail(err)
-			return
-		}
-		p.rested(served, time.Now())
+// turn serves the ring after an event, and says how long the next one may wait.
+func (c *Conn) turn(err error) (rest time.Duration) {
+	var did work
+	if err == nil {
+		did, err = c.serve()
 	}
-}
-
-func (c *Conn) pause(d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-c.closing:
-	}
-}
-
-// serve looks at both halves of the ring and reports whether anything had moved.
-func (c *Conn) serve() (moved bool, err error) {
-	room, err := c.roomMade()
 	if err != nil {
-		return false, err
+		c.fail(err)
+		return xen.Masked
+	}
+	if c.sink == nil {
+		return 0
+	}
+	return c.pace.after(did)
+}
+
+// serve looks at both halves of the ring and moves what can be moved.
+func (c *Conn) serve() (did work, err error) {
+	if did, err = c.roomMade(); err != nil {
+		return did, err
 	}
 	if c.sink == nil {
 		wake(c.readable)
-		return true, nil
+		return did, nil
 	}
 	c.rxMu.Lock()
 	took, blocked, err := c.drain()
@@ -151,38 +138,41 @@ func (c *Conn) serve() (moved bool, err error) {
 		c.workers.Go(c.awaitRoom)
 	}
 	c.rxMu.Unlock()
-	if took {
+	if took > 0 {
 		c.sink.Flush()
 	}
-	return room || took, err
+	did.got = took
+	return did, err
 }
 
-// roomMade reports whether the other half has taken bytes since the last call. What
-// the source has follows them at once; who waits to write is woken when that is all.
-func (c *Conn) roomMade() (bool, error) {
+// roomMade looks how much the other half has taken since the last call. What the
+// source has follows at once; who waits to write is woken when that is all.
+func (c *Conn) roomMade() (did work, err error) {
 	c.txMu.Lock()
 	defer c.txMu.Unlock()
 	if c.closed {
-		return false, os.ErrClosed
+		return did, os.ErrClosed
 	}
+	did.answered = c.answered
+	c.answered = false
 	free, err := c.tx.Free()
 	if err != nil {
-		return false, err
+		return did, err
 	}
 	taken := c.tx.Index() + uint32(free) // the other half's index and the ring's size
 	if taken == c.taken {
-		return false, nil
+		return did, nil
 	}
+	did.taken = int(taken - c.taken)
 	c.taken = taken
-	more := false
 	if c.from != nil {
 		err := c.feed() // the writer gets this error too
-		more = err == nil && len(c.from.Next()) > 0
+		did.more = err == nil && len(c.from.Next()) > 0
 	}
-	if !more {
+	if !did.more {
 		wake(c.writable)
 	}
-	return true, nil
+	return did, nil
 }
 
 // awaitRoom goes on with the ring as the sink gets room, until it can take all.
@@ -194,12 +184,12 @@ func (c *Conn) awaitRoom() {
 			return
 		}
 		c.rxMu.Lock()
-		var took bool
+		var took int
 		var err error
 		took, blocked, err = c.drain()
 		c.refill = blocked
 		c.rxMu.Unlock()
-		if took {
+		if took > 0 {
 			c.sink.Flush()
 		}
 		if err != nil {
@@ -211,7 +201,7 @@ func (c *Conn) awaitRoom() {
 // drain moves what is in the ring to the sink. The work is bounded: a guest that
 // fills the ring as fast as it is emptied gets its next turn with its next event,
 // which it must send for these bytes too. The caller holds rxMu.
-func (c *Conn) drain() (moved, blocked bool, err error) {
+func (c *Conn) drain() (moved int, blocked bool, err error) {
 	buf := buffers.Get().(*[ring.OutSize]byte)
 	defer buffers.Put(buf)
 	for range 8 {
@@ -229,12 +219,12 @@ func (c *Conn) drain() (moved, blocked bool, err error) {
 		c.rx.Consume(took)
 		c.sink.Settle()
 		c.received.Add(int64(took))
-		moved = moved || took > 0
+		moved += took
 		if blocked = took < n; blocked {
 			break
 		}
 	}
-	if moved {
+	if moved > 0 {
 		err = c.event.Notify()
 	}
 	return moved, blocked, err
@@ -253,7 +243,7 @@ func (c *Conn) Drain() {
 		c.rxMu.Lock()
 		took, blocked, _ := c.drain()
 		c.rxMu.Unlock()
-		if took {
+		if took > 0 {
 			c.sink.Flush()
 		}
 		if !blocked {

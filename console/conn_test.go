@@ -249,7 +249,7 @@ func TestConn_readReturnsWhatItTook(t *testing.T) {
 	f := newFakes()
 	back := f.attachBack(t, nil)
 	write(t, f.attachFront(t), []byte("taken"))
-	f.back.Close()
+	f.back.broken <- net.ErrClosed
 	<-back.Failed()
 	expect(t, back, []byte("taken"))
 	if _, err := back.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {

@@ -2,10 +2,12 @@ package console_test
 
 import (
 	"encoding/binary"
+	"errors"
 	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -46,22 +48,18 @@ func (p *heapPage) set(at int, v uint32) {
 
 // fakeEvent is one end of an event channel made of Go channels.
 type fakeEvent struct {
-	port              xen.Port
-	pending, unmasked chan struct{} // capacity 1
-	closed            chan struct{}
-	broken            chan error // what Wait returns instead of an event
-	once              sync.Once
-	peer              atomic.Pointer[fakeEvent]
-	notified, waited  atomic.Int64
+	port             xen.Port
+	pending          chan struct{} // capacity 1
+	closed           chan struct{}
+	broken           chan error // what a turn gets instead of an event
+	once             sync.Once
+	turns            sync.WaitGroup
+	peer             atomic.Pointer[fakeEvent]
+	notified, waited atomic.Int64
 }
 
 func newFakeEvent(port xen.Port) *fakeEvent {
-	e := &fakeEvent{
-		port: port, pending: make(chan struct{}, 1), unmasked: make(chan struct{}, 1),
-		closed: make(chan struct{}), broken: make(chan error, 1),
-	}
-	e.unmasked <- struct{}{}
-	return e
+	return &fakeEvent{port: port, pending: make(chan struct{}, 1), closed: make(chan struct{}), broken: make(chan error, 1)}
 }
 
 // fakeEvents is both ends, the second one bound and so pending.
@@ -98,12 +96,31 @@ func (e *fakeEvent) Notify() error {
 	return nil
 }
 
-func (e *fakeEvent) Wait() error {
+func (e *fakeEvent) Serve(turn xen.Turn) {
+	e.turns.Go(func() {
+		for {
+			err := e.wait()
+			if errors.Is(err, os.ErrClosed) {
+				return
+			}
+			rest := turn(err)
+			for rest > 0 {
+				time.Sleep(rest)
+				rest = turn(nil)
+			}
+			if rest < 0 || err != nil {
+				return
+			}
+		}
+	})
+}
+
+func (e *fakeEvent) wait() error {
 	e.waited.Add(1)
 	select {
-	case <-e.unmasked:
 	case <-e.closed:
 		return os.ErrClosed
+	default:
 	}
 	select {
 	case <-e.pending:
@@ -115,18 +132,11 @@ func (e *fakeEvent) Wait() error {
 	}
 }
 
-func (e *fakeEvent) Unmask() error {
-	select {
-	case <-e.closed:
-		return os.ErrClosed
-	case e.unmasked <- struct{}{}:
-	default:
-	}
-	return nil
-}
+func (e *fakeEvent) Unmask() error { return nil }
 
 func (e *fakeEvent) Close() error {
 	e.once.Do(func() { close(e.closed) })
+	e.turns.Wait()
 	return nil
 }
 

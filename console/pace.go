@@ -1,53 +1,76 @@
 package console
 
-import "time"
+import (
+	"time"
 
-// A guest decides how often it sends events, and each costs the host work. An event
-// is masked until we unmask it, so the pace is ours.
+	"github.com/xenchan/xenchan/ring"
+)
+
+// A guest decides how often it sends events, and each costs the host work. While a
+// ring rests its event is masked, so the pace is ours.
 const (
 	// idleEvents in a row after which nothing had moved are a storm: a guest sends
 	// one for bytes, or for room, and a few more when it races with us.
 	idleEvents = 8
 	idlePause  = time.Millisecond
 
-	// A turn is how long a busy ring is served before others must get a chance:
-	// the Go scheduler looks for their events only when somebody sleeps.
-	turnEvents = 256
-	turnTime   = time.Millisecond
-	turnPause  = 500 * time.Microsecond
-
-	// parked is a wait in which others had their chance.
-	parked = 20 * time.Microsecond
+	// A stream is steady turns in a row with bytes that answer nothing. Linux moves 16
+	// bytes at a time and sends an event for each; a rest after which half of the ring
+	// has moved takes as many of them as one, and the guest never waits.
+	steady    = 3
+	firstRest = 20 * time.Microsecond
+	longRest  = 400 * time.Microsecond
 )
 
-// pace says when the goroutine that serves a ring has to pause. The zero value is ready.
+// work is what one turn has moved.
+type work struct {
+	got      int  // bytes from the other half
+	taken    int  // bytes that it has taken
+	more     bool // there are more for it than had room
+	answered bool // it was sent all there was since the last turn
+}
+
+// pace says how long a ring rests after each turn. The zero value is ready.
 type pace struct {
-	idle   int       // events in a row without effect
-	events int       // in this turn
-	since  time.Time // the turn's begin
+	idle int           // events in a row without effect
+	held bool          // the last turn ended with a rest for them
+	busy int           // turns in a row of a stream
+	rest time.Duration // of a stream
 }
 
-// rested takes note of the time between an event that was served and the next.
-func (p *pace) rested(served, next time.Time) {
-	if next.Sub(served) >= parked || p.since.IsZero() {
-		p.events, p.since = 0, next
-	}
-}
-
-// after is the pause that is due after an event, mostly none.
-func (p *pace) after(progress bool, now time.Time) time.Duration {
-	p.events++
-	p.idle++
-	if progress {
-		p.idle = 0
-	}
-	switch {
-	case p.idle >= idleEvents:
+// after is the rest that is due after a turn, mostly none.
+func (p *pace) after(did work) time.Duration {
+	if did.got == 0 && did.taken == 0 {
+		p.busy = 0
+		if p.held { // a look after the rest, not an event
+			p.held = false
+			return 0
+		}
+		if p.idle++; p.idle < idleEvents {
+			return 0
+		}
+		p.held = true
 		return idlePause
-	case p.events >= turnEvents && now.Sub(p.since) >= turnTime:
-		return turnPause
 	}
-	return 0
+	p.idle, p.held = 0, false
+	if did.answered || did.got == 0 && !did.more {
+		p.busy, p.rest = 0, 0
+		return 0
+	}
+	if p.busy++; p.busy < steady {
+		return 0
+	}
+	low := did.got < ring.OutSize/4 && (!did.more || did.taken < ring.InSize/2)
+	high := did.got > ring.OutSize/2 || did.more && did.taken > ring.InSize*7/8
+	switch {
+	case high && p.rest <= firstRest:
+		p.rest = 0
+	case high:
+		p.rest /= 2
+	case low:
+		p.rest = min(max(2*p.rest, firstRest), longRest)
+	}
+	return p.rest
 }
 
 // A guest also decides how often its nodes change, and each look at them costs

@@ -43,7 +43,9 @@ func (c *Conn) TryWrite(p []byte) (int, error) {
 func (c *Conn) Feed() error {
 	c.txMu.Lock()
 	defer c.txMu.Unlock()
-	return c.feed()
+	err := c.feed()
+	c.answered = err == nil && len(c.from.Next()) == 0
+	return err
 }
 
 // feed is called with txMu held.

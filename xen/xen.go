@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"time"
 )
 
 // PageSize is the size in bytes of a granted page. It is 4096 on every
@@ -107,7 +108,7 @@ type Hypervisor interface {
 }
 
 // EventChannel is one bound or unbound local port. Events have no content and
-// do not queue: any number of notifications before a Wait are one event.
+// do not queue: any number of notifications before a turn are one event.
 type EventChannel interface {
 	// Port is the local port.
 	Port() Port
@@ -115,19 +116,28 @@ type EventChannel interface {
 	// Notify sends an event to the other end. Without another end it does nothing.
 	Notify() error
 
-	// Wait blocks until an event is pending, then masks the port and returns
-	// nil. While the port is masked a further Wait blocks. After Close it
-	// returns an error that is [os.ErrClosed]. One goroutine at a time.
-	Wait() error
+	// Serve says what is to be done about events. It is called once; an event that
+	// came earlier is pending. All channels of a Hypervisor take their turns in one
+	// goroutine: so a turn must not block for long, and must not Close a channel.
+	Serve(turn Turn)
 
-	// Unmask lets the next event in. An event that came while the port was
-	// masked is not lost: it makes the next Wait return at once.
+	// Unmask ends a rest that is [Masked], and does nothing else.
 	Unmask() error
 
-	// Close closes this end and wakes Wait. The other end becomes unbound and
-	// may be bound again by the same domain.
+	// Close closes this end. Its turn does not run any more when Close returns. The
+	// other end becomes unbound and may be bound again by the same domain.
 	Close() error
 }
+
+// Turn serves one event. The port is masked from the event to the end of the turn
+// and then for as long as it rests: an event that comes meanwhile is not lost, it
+// makes one further turn. After a rest above zero there is a turn in any case; a
+// rest of [Masked] is until Unmask. With an error there are no more events, and this
+// was the last turn.
+type Turn func(err error) (rest time.Duration)
+
+// Masked, as the rest of a [Turn], lets no event in before Unmask.
+const Masked time.Duration = -1
 
 // Pages is memory shared with another domain. The other domain may change it
 // at any moment.

@@ -26,7 +26,7 @@ const module = "github.com/xenchan/xenchan"
 var tiers = [][]string{
 	{"ring", "xen", "xenstore/wire", "channel", "spool", "xenbus", "agent/qga", "agent/mdata", "agent/rfbclip", "agent/vdagent", "internal/sys"},
 	{"channel/domcfg", "internal/standin"},
-	{"channel/xlcfg", "channel/xlcfg/xlcfgtest", "channel/declared", "agent/firewall", "channel/domxml", "xenstore", "xenstore/storeserver", "xenstore/storetest", "xen/xentest", "endpoint", "internal/sandbox", "internal/fdstore"},
+	{"channel/xlcfg", "channel/xlcfg/xlcfgtest", "channel/declared", "agent/firewall", "channel/domxml", "xenstore", "xenstore/storeserver", "xenstore/storetest", "xen/turns", "xen/xentest", "endpoint", "internal/sandbox", "internal/fdstore"},
 	{"channel/convert", "guest", "endpoint/unixsock", "endpoint/pty", "endpoint/endpointtest", "xen/xendev", "xen/xensim"},
 	{"console", "toolstack", "internal/guestcli"},
 	{"internal/daemon", "internal/reconcile", "internal/simguest"},

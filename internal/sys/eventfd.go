@@ -2,9 +2,10 @@ package sys
 
 import (
 	"encoding/binary"
+	"errors"
 	"os"
-	"sync/atomic"
-	"syscall"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,7 +23,8 @@ func NewEventfd() (*Handle, error) {
 var one = binary.NativeEndian.AppendUint64(nil, 1)
 
 // Signal adds one to the eventfd. A counter that is at its limit is as good as
-// one that moved, since its reader has something to read: that is no error.
+// one that moved, since its reader has something to read: that is no error. Who else
+// has the eventfd can make this block, by a full counter and F_SETFL.
 func (h *Handle) Signal() error {
 	return h.use(func(fd int) error {
 		err := retry(func() error { _, err := unix.Write(fd, one); return err })
@@ -33,70 +35,156 @@ func (h *Handle) Signal() error {
 	})
 }
 
-// Bell is the reading end of an eventfd, on Go's poller.
-type Bell struct {
-	file   *os.File
-	raw    syscall.RawConn
-	closed atomic.Bool
+// Bells waits for many eventfds at once, in one thread. A counter is not read: that
+// it was written to is the event. All methods are safe for concurrent use, but for
+// Wait, which is one goroutine's.
+type Bells struct {
+	epoll, wake *Handle
+
+	mu     sync.Mutex
+	bells  map[uint32]*Handle // guarded by mu
+	silent map[uint32]bool    // guarded by mu
+	last   uint32             // key; guarded by mu
 }
 
-// NewBell takes ownership of an eventfd's handle, also when it fails. Nobody
-// else may use the handle.
-func NewBell(h *Handle) (*Bell, error) {
-	// The poller takes only descriptors that are non-blocking.
-	if err := unix.SetNonblock(h.fd, true); err != nil {
-		_ = h.Close()
-		return nil, os.NewSyscallError("fcntl", err)
-	}
-	f := os.NewFile(uintptr(h.fd), "eventfd")
-	raw, err := f.SyscallConn()
+// wakeKey is the key of Bells' own eventfd.
+const wakeKey = 0
+
+// NewBells waits for nothing yet.
+func NewBells() (*Bells, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
-		_ = f.Close()
-		return nil, err
+		return nil, os.NewSyscallError("epoll_create1", err)
 	}
-	return &Bell{file: f, raw: raw}, nil
+	b := &Bells{epoll: NewHandle(fd), bells: make(map[uint32]*Handle), silent: make(map[uint32]bool)}
+	if b.wake, err = NewEventfd(); err == nil {
+		err = b.control(unix.EPOLL_CTL_ADD, b.wake, wakeKey, true)
+	}
+	if err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return b, nil
 }
 
-// Wait blocks until the counter is above zero and sets it to zero. After Close
-// it returns [os.ErrClosed].
-func (b *Bell) Wait() error { return b.read(true) }
-
-// Clear sets the counter to zero without blocking.
-func (b *Bell) Clear() error { return b.read(false) }
-
-func (b *Bell) read(block bool) error {
-	var readErr error
-	err := b.raw.Read(func(fd uintptr) bool {
-		readErr = retry(func() error { return readNoWait(int(fd)) })
-		return readErr != unix.EAGAIN || !block
-	})
-	switch {
-	case b.closed.Load():
-		return os.ErrClosed
-	case err != nil:
-		return err
-	case readErr == unix.EAGAIN:
-		return nil
-	}
-	return os.NewSyscallError("read", readErr)
-}
-
-// readNoWait reads the counter and never blocks, whatever O_NONBLOCK says: the
-// flag belongs to the open file, so every process that was passed the eventfd
-// can clear it, and a blocked read(2) could not be woken by Close.
-func readNoWait(fd int) error {
-	var buf [8]byte
-	_, err := unix.Preadv2(fd, [][]byte{buf[:]}, -1, unix.RWF_NOWAIT)
-	if err == unix.EOPNOTSUPP || err == unix.ENOSYS { // before Linux 5.8
-		_, err = unix.Read(fd, buf[:])
+// Close closes what Bells has opened itself; nobody may be in Wait.
+func (b *Bells) Close() error {
+	err := b.epoll.Close()
+	if b.wake != nil {
+		err = errors.Join(err, b.wake.Close())
 	}
 	return err
 }
 
-// Close closes the eventfd and wakes Wait.
-func (b *Bell) Close() error {
-	if b.closed.Swap(true) {
+// Add waits for an eventfd too, and returns its key. What was written to it before is
+// no event.
+func (b *Bells) Add(h *Handle) (key uint32, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for key = b.last + 1; key == wakeKey || b.bells[key] != nil; key++ {
+	}
+	if err := h.use(clearCounter); err != nil {
+		return 0, err
+	}
+	if err := b.control(unix.EPOLL_CTL_ADD, h, key, true); err != nil {
+		return 0, err
+	}
+	b.last, b.bells[key] = key, h
+	return key, nil
+}
+
+// Remove ends the wait for an eventfd, before that is closed.
+func (b *Bells) Remove(key uint32) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	h := b.bells[key]
+	if h == nil {
 		return nil
 	}
-	return b.file.Close()
+	delete(b.bells, key)
+	delete(b.silent, key)
+	return b.control(unix.EPOLL_CTL_DEL, h, key, false)
+}
+
+// Mask silences an eventfd until Unmask, and forgets what was written to it.
+func (b *Bells) Mask(key uint32) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	h := b.bells[key]
+	if h == nil {
+		return nil
+	}
+	if !b.silent[key] {
+		if err := b.control(unix.EPOLL_CTL_MOD, h, key, false); err != nil {
+			return err
+		}
+		b.silent[key] = true
+	}
+	return h.use(clearCounter) // from here on it counts for Unmask
+}
+
+// Unmask ends what Mask began; what was written since is an event.
+func (b *Bells) Unmask(keys []uint32) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, key := range keys {
+		if !b.silent[key] {
+			continue
+		}
+		delete(b.silent, key)
+		if err := b.control(unix.EPOLL_CTL_MOD, b.bells[key], key, true); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Wake makes a Wait return, the one in progress or the next.
+func (b *Bells) Wake() error { return b.wake.Signal() }
+
+func (b *Bells) control(op int, h *Handle, key uint32, loud bool) error {
+	ev := unix.EpollEvent{Fd: int32(key)}
+	if loud {
+		ev.Events = unix.EPOLLIN | unix.EPOLLET
+	}
+	return b.epoll.use(func(epoll int) error {
+		return h.use(func(fd int) error { return os.NewSyscallError("epoll_ctl", unix.EpollCtl(epoll, op, fd, &ev)) })
+	})
+}
+
+// Wait fills keys with those that were written to, and returns how many. It returns
+// when there are some, after d unless that is below zero, and after a Wake.
+func (b *Bells) Wait(keys []uint32, d time.Duration) (n int, err error) {
+	var events [64]unix.EpollEvent
+	var got int
+	err = b.epoll.use(func(fd int) (err error) {
+		got, err = epollWait(fd, events[:min(len(events), len(keys))], d)
+		return err
+	})
+	if err != nil {
+		return 0, os.NewSyscallError("epoll_wait", err)
+	}
+	for _, ev := range events[:got] {
+		if ev.Fd != wakeKey {
+			keys[n] = uint32(ev.Fd)
+			n++
+		}
+	}
+	return n, nil
+}
+
+// clearCounter never blocks, whatever O_NONBLOCK says: the flag belongs to the open
+// file, so every process that was passed the eventfd can clear it.
+func clearCounter(fd int) error {
+	var buf [8]byte
+	err := retry(func() error {
+		_, err := unix.Preadv2(fd, [][]byte{buf[:]}, -1, unix.RWF_NOWAIT)
+		if err == unix.EOPNOTSUPP || err == unix.ENOSYS { // before Linux 5.8
+			_, err = unix.Read(fd, buf[:])
+		}
+		return err
+	})
+	if err == unix.EAGAIN {
+		return nil
+	}
+	return os.NewSyscallError("read", err)
 }

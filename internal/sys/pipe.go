@@ -70,14 +70,14 @@ func (p *Pipe) Len() (n int, err error) {
 }
 
 // Write puts in as many of the bytes as there is room for.
-func (p *Pipe) Write(b []byte) (int, error) { return p.move("write", unix.Write, b) }
+func (p *Pipe) Write(b []byte) (int, error) { return p.move("write", unix.SYS_WRITE, b) }
 
 // Read takes out what is there, at most len(b) bytes.
-func (p *Pipe) Read(b []byte) (int, error) { return p.move("read", unix.Read, b) }
+func (p *Pipe) Read(b []byte) (int, error) { return p.move("read", unix.SYS_READ, b) }
 
-func (p *Pipe) move(name string, call func(int, []byte) (int, error), b []byte) (n int, err error) {
+func (p *Pipe) move(name string, call uintptr, b []byte) (n int, err error) {
 	err = p.h.use(func(fd int) (err error) {
-		n, err = retryIO(func() (int, error) { return call(fd, b) })
+		n, err = retryIO(func() (int, error) { return moveNow(call, fd, b) })
 		if err == unix.EAGAIN {
 			err = nil
 		}
@@ -156,8 +156,7 @@ func (p *Pipe) splice(other, max int, out bool) (n int, err error) {
 			from, to = fd, other
 		}
 		n, err = retryIO(func() (int, error) { // which returns no -1
-			n, err := unix.Splice(from, nil, to, nil, max, unix.SPLICE_F_NONBLOCK)
-			return int(n), err
+			return spliceNow(from, to, max)
 		})
 		return err
 	})

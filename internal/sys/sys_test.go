@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -16,80 +17,126 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func newPair(t *testing.T) (*Handle, *Bell) {
+// newBell is an eventfd, and what waits for it.
+func newBell(t *testing.T) (*Handle, *Bells, uint32) {
 	t.Helper()
 	h, err := NewEventfd()
 	if err != nil {
 		t.Fatal(err)
 	}
-	fd, err := unix.FcntlInt(uintptr(h.fd), unix.F_DUPFD_CLOEXEC, 0)
+	b, err := NewBells()
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := NewBell(NewHandle(fd))
+	t.Cleanup(func() { _ = b.Close(); _ = h.Close() })
+	key, err := b.Add(h)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = h.Close(); _ = b.Close() })
-	return h, b
+	return h, b, key
 }
 
-func TestBell_coalescesAndWakes(t *testing.T) {
-	h, b := newPair(t)
-	for range 3 {
-		if err := h.Signal(); err != nil {
-			t.Fatal(err)
+// rung is the keys that have an event now.
+func rung(t *testing.T, b *Bells) []uint32 {
+	t.Helper()
+	keys := make([]uint32, 8)
+	n, err := b.Wait(keys, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys[:n]
+}
+
+func TestBells_coalesce(t *testing.T) {
+	h, b, key := newBell(t)
+	for range 2 {
+		for range 3 {
+			if err := h.Signal(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := rung(t, b); !slices.Equal(got, []uint32{key}) {
+			t.Errorf("events of %v, want %v", got, key)
+		}
+		if got := rung(t, b); len(got) > 0 {
+			t.Errorf("three signals gave a second event: %v", got)
 		}
 	}
-	if err := b.Wait(); err != nil {
-		t.Fatal(err)
+}
+
+// What was written before Add is no event, nor what came before a Mask; what comes
+// after it is one as soon as Unmask says so.
+func TestBells_mask(t *testing.T) {
+	h, b, key := newBell(t)
+	steps := []struct {
+		name string
+		do   func() error
+		want int
+	}{
+		{"added", func() error { return nil }, 0},
+		{"signal, mask", func() error { return errors.Join(h.Signal(), b.Mask(key)) }, 0},
+		{"unmask", func() error { return b.Unmask([]uint32{key}) }, 0},
+		{"mask, signal", func() error { return errors.Join(b.Mask(key), h.Signal()) }, 0},
+		{"unmask after a signal", func() error { return b.Unmask([]uint32{key}) }, 1},
+		{"unmask again", func() error { return b.Unmask([]uint32{key}) }, 0},
+		{"removed, signal", func() error { return errors.Join(b.Remove(key), h.Signal()) }, 0},
+		{"removed, unmask", func() error { return errors.Join(b.Mask(key), b.Unmask([]uint32{key}), b.Remove(key)) }, 0},
+		{"added again", func() (err error) { key, err = b.Add(h); return err }, 0},
+		{"signal", h.Signal, 1},
 	}
-	woke := make(chan error, 1)
-	go func() { woke <- b.Wait() }()
-	select {
-	case err := <-woke:
-		t.Fatalf("three signals gave a second event: %v", err)
-	case <-time.After(20 * time.Millisecond):
-	}
-	_ = h.Signal()
-	if err := <-woke; err != nil {
-		t.Fatal(err)
-	}
-	_ = h.Signal()
-	if err := b.Clear(); err != nil {
-		t.Fatal(err)
-	}
-	if err := b.Clear(); err != nil {
-		t.Fatalf("clear of an empty counter: %v", err)
+	for _, s := range steps {
+		if err := s.do(); err != nil {
+			t.Fatalf("%s: %v", s.name, err)
+		}
+		if got := rung(t, b); len(got) != s.want {
+			t.Errorf("%s: events of %v, want %d", s.name, got, s.want)
+		}
 	}
 }
 
-// A process that was passed the eventfd can make it blocking. Neither Close nor
-// Clear may depend on that.
-func TestBell_survivesBlockingMode(t *testing.T) {
-	h, b := newPair(t)
+func TestBells_wait(t *testing.T) {
+	_, b, _ := newBell(t)
+	begin := time.Now()
+	const short = 3 * time.Millisecond
+	if n, err := b.Wait(make([]uint32, 8), short); n != 0 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	if took := time.Since(begin); took < short {
+		t.Errorf("it waited %v of %v", took, short)
+	}
+	woke := make(chan error, 1)
+	go func() { _, err := b.Wait(make([]uint32, 8), -1); woke <- err }()
+	time.Sleep(10 * time.Millisecond)
+	if err := b.Wake(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-woke:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("Wake did not wake Wait")
+	}
+}
+
+// A process that was passed the eventfd can make it blocking. Mask and Add must not
+// depend on that.
+func TestBells_surviveBlockingMode(t *testing.T) {
+	h, b, key := newBell(t)
 	if err := unix.SetNonblock(h.fd, false); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Clear(); err != nil {
+	if err := errors.Join(b.Mask(key), b.Remove(key)); err != nil {
 		t.Fatal(err)
 	}
-	woke := make(chan error, 1)
-	go func() { woke <- b.Wait() }()
-	time.Sleep(10 * time.Millisecond)
-	_ = b.Close()
-	select {
-	case err := <-woke:
-		if !errors.Is(err, os.ErrClosed) {
-			t.Fatalf("got %v, want os.ErrClosed", err)
-		}
-	case <-time.After(10 * time.Second):
-		t.Fatal("Close did not wake Wait")
+	if _, err := b.Add(h); err != nil {
+		t.Fatal(err)
 	}
 }
 
 func TestSignal_fullCounterIsNoError(t *testing.T) {
-	h, b := newPair(t)
+	h, b, _ := newBell(t)
 	full := bytes.Repeat([]byte{0xff}, 8)
 	full[0] = 0xfe
 	if _, err := unix.Write(h.fd, full); err != nil {
@@ -98,13 +145,13 @@ func TestSignal_fullCounterIsNoError(t *testing.T) {
 	if err := h.Signal(); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Wait(); err != nil {
-		t.Fatal(err)
+	if len(rung(t, b)) != 1 {
+		t.Error("no event")
 	}
 }
 
 func TestHandle_closeUnderUse(t *testing.T) {
-	h, _ := newPair(t)
+	h, _, _ := newBell(t)
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
@@ -217,15 +264,11 @@ func TestSendMsg_passesDescriptors(t *testing.T) {
 	if err != nil || string(buf[:n]) != "two" || len(hs) != 2 {
 		t.Fatalf("got %q, %d descriptors, %v", buf[:n], len(hs), err)
 	}
-	bell, err := NewBell(hs[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer bell.Close()
-	defer hs[1].Close()
+	defer CloseAll(hs)
 	_ = ev.Signal()
-	if err := bell.Wait(); err != nil {
-		t.Fatal(err)
+	var counter [8]byte
+	if err := hs[0].use(func(fd int) error { _, err := unix.Read(fd, counter[:]); return err }); err != nil || counter == [8]byte{} {
+		t.Fatalf("the counter is %v, %v", counter, err)
 	}
 
 	before := countFDs(t)

@@ -2,9 +2,11 @@ package sys
 
 import (
 	"encoding/binary"
-	"errors"
+	"maps"
 	"os"
-	"syscall"
+	"slices"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,112 +18,165 @@ const EvtchnDevice = "/dev/xen/evtchn"
 const (
 	evtchnBindInterdomain = 0x00084501 // u32 domid, u32 remote port; result: local port
 	evtchnBindUnbound     = 0x00044502 // u32 domid; result: local port
+	evtchnUnbind          = 0x00044503 // u32 port
 	evtchnNotify          = 0x00044504 // u32 port
 	evtchnReset           = 0x00004505 // no argument
 )
 
-// Evtchn is one event channel of the Xen that this kernel runs on. It has a
-// descriptor of its own, which Go's poller watches: a storm of events on one
-// channel cannot fill a queue that another one needs.
+// domidSelf is whoever asks (Xen's public header xen.h, DOMID_SELF).
+const domidSelf = 0x7ff0
+
+// Evtchn is event channels of the Xen that this kernel runs on, all in one
+// descriptor. The kernel's queue has room for each of its ports once, and a port that
+// was read is masked: so a storm of events on one takes nothing from another. All
+// methods are safe for concurrent use, but for Wait, which is one goroutine's.
 type Evtchn struct {
-	file *os.File
-	rc   syscall.RawConn
-	port uint32
-	buf  [4]byte // for Wait
+	h *Handle
+	// A channel of ours to ourselves, to wake Wait: a read of the device cannot be
+	// interrupted.
+	wakeHere, wakeThere uint32
+
+	mu     sync.Mutex
+	bound  map[uint32]struct{} // guarded by mu
+	missed []uint32            // ports that may have an event which the queue has lost; for Wait alone
 }
 
-// BindInterdomain binds a new port to one that the domain remote has allocated
-// for this one. The new port is pending at once.
-func BindInterdomain(remote uint16, remotePort uint32) (*Evtchn, error) {
-	arg := binary.NativeEndian.AppendUint32(nil, uint32(remote))
-	return bindEvtchn(evtchnBindInterdomain, binary.NativeEndian.AppendUint32(arg, remotePort))
-}
-
-// BindUnbound allocates a port that the domain remote may bind.
-func BindUnbound(remote uint16) (*Evtchn, error) {
-	return bindEvtchn(evtchnBindUnbound, binary.NativeEndian.AppendUint32(nil, uint32(remote)))
-}
-
-func bindEvtchn(request uintptr, arg []byte) (*Evtchn, error) {
-	file, err := openDevice(EvtchnDevice)
+// OpenEvtchn opens the device. No port is bound yet.
+func OpenEvtchn() (*Evtchn, error) {
+	fd, err := openRaw(EvtchnDevice, 0)
 	if err != nil {
 		return nil, err
 	}
-	e := &Evtchn{file: file}
-	if e.rc, err = file.SyscallConn(); err == nil {
-		err = control(e.rc, func(fd int) error {
-			port, err := ioctlBytes(fd, request, arg)
-			e.port = uint32(port)
-			return err
-		})
+	e := &Evtchn{h: NewHandle(fd), bound: make(map[uint32]struct{})}
+	if e.wakeHere, err = e.BindUnbound(domidSelf); err == nil {
+		e.wakeThere, err = e.BindInterdomain(domidSelf, e.wakeHere)
 	}
 	if err != nil {
-		_ = file.Close()
-		return nil, os.NewSyscallError("ioctl", err)
+		_ = e.h.Close()
+		return nil, err
 	}
 	return e, nil
 }
 
-// Port is the local port.
-func (e *Evtchn) Port() uint32 { return e.port }
+// BindInterdomain binds a new port to one that the domain remote has allocated
+// for this one. The new port is pending at once.
+func (e *Evtchn) BindInterdomain(remote uint16, remotePort uint32) (uint32, error) {
+	return e.bind(evtchnBindInterdomain, uint32(remote), remotePort)
+}
 
-// Notify sends an event to the other end; without one it does nothing.
-func (e *Evtchn) Notify() error {
-	err := control(e.rc, func(fd int) error {
-		var arg [4]byte
-		binary.NativeEndian.PutUint32(arg[:], e.port)
-		_, err := ioctlBytes(fd, evtchnNotify, arg[:])
-		return os.NewSyscallError("ioctl", err)
-	})
+// BindUnbound allocates a port that the domain remote may bind.
+func (e *Evtchn) BindUnbound(remote uint16) (uint32, error) {
+	return e.bind(evtchnBindUnbound, uint32(remote))
+}
+
+func (e *Evtchn) bind(request uintptr, words ...uint32) (port uint32, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	port, err = e.request(request, words...)
+	if err == nil {
+		e.bound[port] = struct{}{}
+	}
+	return port, err
+}
+
+// Unbind closes a port.
+func (e *Evtchn) Unbind(port uint32) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.bound, port)
+	_, err := e.request(evtchnUnbind, port)
 	return err
 }
 
-// Wait blocks until an event comes; the port is then masked until Unmask. It
-// fails with [os.ErrClosed] after Close. One goroutine at a time.
-func (e *Evtchn) Wait() error {
-	for {
-		n, err := e.file.Read(e.buf[:])
-		switch {
-		case errors.Is(err, unix.EFBIG):
-			// The kernel's queue overflowed. With one port of its own it
-			// cannot, but an old kernel's count of unread ports could say so.
-			if err := e.reset(); err != nil {
-				return err
-			}
-		case err != nil:
-			return err
-		case n == len(e.buf) && binary.NativeEndian.Uint32(e.buf[:]) == e.port:
-			return nil
+// Notify sends an event to the other end of a port; without one it does nothing.
+func (e *Evtchn) Notify(port uint32) error {
+	var arg [4]byte
+	binary.NativeEndian.PutUint32(arg[:], port)
+	return e.h.use(func(fd int) error { return os.NewSyscallError("ioctl", ioctlNow(fd, evtchnNotify, arg[:])) })
+}
+
+func (e *Evtchn) request(request uintptr, words ...uint32) (result uint32, err error) {
+	var arg [8]byte
+	for i, w := range words {
+		binary.NativeEndian.PutUint32(arg[4*i:], w)
+	}
+	err = e.h.use(func(fd int) error {
+		n, err := ioctlBytes(fd, request, arg[:])
+		result = uint32(n)
+		return os.NewSyscallError("ioctl", err)
+	})
+	return result, err
+}
+
+// Wait blocks until there are events, for at most d unless that is below zero, and
+// fills ports with those that have one; they are masked until Unmask. It also returns
+// after a Wake.
+func (e *Evtchn) Wait(ports []uint32, d time.Duration) (n int, err error) {
+	err = e.h.use(func(fd int) (err error) {
+		n, err = e.wait(fd, ports, d)
+		return err
+	})
+	return n, err
+}
+
+func (e *Evtchn) wait(fd int, ports []uint32, d time.Duration) (int, error) {
+	if len(e.missed) > 0 {
+		n := copy(ports, e.missed)
+		e.missed = e.missed[n:]
+		return n, nil
+	}
+	if d >= 0 {
+		ts := unix.NsecToTimespec(int64(d))
+		n, err := unix.Ppoll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, &ts, nil)
+		if n == 0 || err == unix.EINTR {
+			return 0, nil
+		}
+		if err != nil {
+			return 0, os.NewSyscallError("ppoll", err)
 		}
 	}
-}
-
-func (e *Evtchn) reset() error {
-	return control(e.rc, func(fd int) error {
-		_, err := ioctlBytes(fd, evtchnReset, nil)
-		return os.NewSyscallError("ioctl", err)
-	})
-}
-
-// Unmask lets the next event in, also one that came in the meantime.
-func (e *Evtchn) Unmask() error {
-	var arg [4]byte
-	binary.NativeEndian.PutUint32(arg[:], e.port)
-	_, err := e.file.Write(arg[:])
-	return err
-}
-
-// Close closes the port and wakes Wait.
-func (e *Evtchn) Close() error { return e.file.Close() }
-
-// openDevice opens a device so that Go's poller watches it.
-func openDevice(path string) (*os.File, error) {
-	fd, err := openRaw(path, unix.O_NONBLOCK)
-	if err != nil {
-		return nil, err
+	n, err := readPorts(fd, ports)
+	switch err {
+	case nil:
+		return e.awake(ports, n)
+	case unix.EINTR:
+		return 0, nil
+	case unix.EFBIG: // old kernels have a queue of 1024 events, whatever is bound
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.missed = slices.Collect(maps.Keys(e.bound))
+		_, err = e.request(evtchnReset)
+		return 0, err
 	}
-	return os.NewFile(uintptr(fd), path), nil
+	return 0, os.NewSyscallError("read", err)
 }
+
+// awake takes out what Wake has sent.
+func (e *Evtchn) awake(ports []uint32, n int) (int, error) {
+	got := ports[:0]
+	for _, port := range ports[:n] {
+		if port != e.wakeHere && port != e.wakeThere {
+			got = append(got, port)
+		} else if err := e.Unmask([]uint32{port}); err != nil {
+			return 0, err
+		}
+	}
+	return len(got), nil
+}
+
+// Mask does nothing: a port that was read is masked.
+func (e *Evtchn) Mask(uint32) error { return nil }
+
+// Unmask lets the next events of these ports in, also those that came in the meantime.
+func (e *Evtchn) Unmask(ports []uint32) error {
+	return e.h.use(func(fd int) error { return os.NewSyscallError("write", writePorts(fd, ports)) })
+}
+
+// Wake makes a Wait return, the one in progress or the next.
+func (e *Evtchn) Wake() error { return e.Notify(e.wakeThere) }
+
+// Close closes all ports; nobody may be in Wait.
+func (e *Evtchn) Close() error { return e.h.Close() }
 
 // openRaw opens a device for reading and writing.
 func openRaw(path string, flags int) (fd int, err error) {

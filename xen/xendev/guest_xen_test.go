@@ -16,6 +16,7 @@ import (
 
 	"github.com/xenchan/xenchan/internal/rig/xlguest"
 	"github.com/xenchan/xenchan/xen"
+	"github.com/xenchan/xenchan/xen/xentest"
 	"github.com/xenchan/xenchan/xenstore"
 )
 
@@ -62,15 +63,16 @@ func peer() error {
 	copy(pages.Bytes()[xen.PageSize-5:], "across the edge")
 	refs := pages.Refs()
 	fmt.Printf("peer %v %v %v %s\n", refs[0], refs[1], event.Port(), name)
-	for {
-		if err := errors.Join(event.Wait(), event.Unmask()); err != nil {
-			return err
-		}
+	failed := make(chan error, 1)
+	event.Serve(func(err error) time.Duration {
 		pages.Bytes()[0]++
-		if err := event.Notify(); err != nil {
-			return err
+		if err = errors.Join(err, event.Notify()); err != nil {
+			failed <- err
+			return xen.Masked
 		}
-	}
+		return 0
+	})
+	return <-failed
 }
 
 // A guest passes the suite too; then a program in it and dom0 share memory and
@@ -112,10 +114,11 @@ cat /tmp/peer.out`)
 	if got := string(pages.Bytes()[xen.PageSize-5:][:15]); got != "across the edge" {
 		t.Errorf("the guest's memory has %q", got)
 	}
-	event, err := h.BindInterdomain(dom, xen.Port(port))
+	bound, err := h.BindInterdomain(dom, xen.Port(port))
 	if err != nil {
 		t.Fatal(err)
 	}
+	event := xentest.Wait(bound)
 	// The binding itself is an event here and none there.
 	if err := errors.Join(event.Wait(), event.Unmask()); err != nil {
 		t.Fatal(err)

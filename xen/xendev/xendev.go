@@ -37,6 +37,7 @@ type Hypervisor struct {
 
 	mu     sync.Mutex
 	closed bool                   // guarded by mu
+	events *events                // nil before the first event channel; guarded by mu
 	given  map[io.Closer]struct{} // what was given out and is open, guarded by mu
 }
 
@@ -103,12 +104,15 @@ func (s *socketStream) Close() error {
 // Close closes everything that was given out. Further calls do nothing.
 func (h *Hypervisor) Close() error {
 	h.mu.Lock()
-	given := h.given
+	given, closed := h.given, h.closed
 	h.given, h.closed = nil, true
 	h.mu.Unlock()
 	var errs []error
 	for c := range given {
 		errs = append(errs, c.Close())
+	}
+	if h.events != nil && !closed {
+		errs = append(errs, h.events.close())
 	}
 	return errors.Join(errs...)
 }

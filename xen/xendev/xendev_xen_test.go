@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/xenchan/xenchan/xen"
+	"github.com/xenchan/xenchan/xen/xentest"
 	"github.com/xenchan/xenchan/xenstore"
 )
 
@@ -50,10 +51,11 @@ func TestLoopback_grantsAndEvents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := back.BindInterdomain(self, a.Port())
+	bound, err := back.BindInterdomain(self, a.Port())
 	if err != nil {
 		t.Fatal(err)
 	}
+	b := xentest.Wait(bound)
 	if err := b.Wait(); err != nil { // pending from the bind
 		t.Fatal(err)
 	}
@@ -64,10 +66,11 @@ func TestLoopback_grantsAndEvents(t *testing.T) {
 
 func TestClose_wakesWait(t *testing.T) {
 	h := open(t)
-	c, err := h.AllocUnbound(self)
+	port, err := h.AllocUnbound(self)
 	if err != nil {
 		t.Fatal(err)
 	}
+	c := xentest.Wait(port)
 	woken := make(chan error, 1)
 	go func() { woken <- c.Wait() }()
 	time.Sleep(100 * time.Millisecond)

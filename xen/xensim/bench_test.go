@@ -2,6 +2,7 @@ package xensim_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/xenchan/xenchan/xen/xensim"
 )
@@ -15,26 +16,23 @@ func BenchmarkEvent_roundTrip(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	defer front.Close()
 	back, err := connect(b, dir, 0).BindInterdomain(g.ID, front.Port())
 	if err != nil {
 		b.Fatal(err)
 	}
-	_ = back.Wait() // that of the binding
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for back.Unmask() == nil && back.Wait() == nil {
-			_ = back.Notify()
+	defer back.Close()
+	// Both ends are served by one goroutine, which is this process's.
+	done, left := make(chan struct{}), b.N
+	front.Serve(func(error) time.Duration {
+		if left--; left > 0 {
+			_ = front.Notify()
+		} else if left == 0 {
+			close(done)
 		}
-	}()
-	for b.Loop() {
-		_ = front.Notify()
-		if err := front.Wait(); err != nil {
-			b.Fatal(err)
-		}
-		_ = front.Unmask()
-	}
-	_ = back.Close()
+		return 0
+	})
+	back.Serve(func(error) time.Duration { _ = back.Notify(); return 0 }) // that of the binding is the first
 	<-done
 }
 

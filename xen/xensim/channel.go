@@ -2,26 +2,61 @@ package xensim
 
 import (
 	"fmt"
-	"os"
 	"sync"
-	"sync/atomic"
 
 	"github.com/xenchan/xenchan/internal/sys"
 	"github.com/xenchan/xenchan/xen"
+	"github.com/xenchan/xenchan/xen/turns"
 )
 
-// channel is a local port. What masks it is the absence of the one token in
-// unmasked; an event that comes meanwhile stays in the eventfd's counter.
+// channel is a local port: an eventfd that is waited for, and one that is rung.
 type channel struct {
-	conn     *Conn
-	port     xen.Port
-	rx       *sys.Bell
-	tx       *sys.Handle
-	fresh    atomic.Bool   // bound and not waited for yet: an event is pending
-	unmasked chan struct{} // capacity 1
-	closed   chan struct{}
-	once     sync.Once
-	closeErr error
+	*turns.Channel
+	conn   *Conn
+	port   xen.Port
+	bells  *sys.Bells
+	key    uint32
+	rx, tx *sys.Handle
+	once   sync.Once
+	err    error // of Close
+}
+
+// waiter is who waits for the events of all connections of this process, which may be
+// thousands. It is there for as long as there are channels.
+var waiter struct {
+	sync.Mutex
+	bells    *sys.Bells
+	turns    *turns.Dispatcher
+	channels int
+}
+
+// acquireWaiter makes the waiter for the first channel.
+func acquireWaiter() (*sys.Bells, *turns.Dispatcher, error) {
+	w := &waiter
+	w.Lock()
+	defer w.Unlock()
+	if w.channels == 0 {
+		bells, err := sys.NewBells()
+		if err != nil {
+			return nil, nil, err
+		}
+		w.bells, w.turns = bells, turns.New(bells)
+	}
+	w.channels++
+	return w.bells, w.turns, nil
+}
+
+func releaseWaiter() {
+	w := &waiter
+	w.Lock()
+	defer w.Unlock()
+	w.channels--
+	if w.channels > 0 {
+		return
+	}
+	if w.turns.Close() == nil {
+		_ = w.bells.Close()
+	}
 }
 
 // BindInterdomain binds a port to one of remote. See [xen.Hypervisor].
@@ -30,6 +65,7 @@ func (c *Conn) BindInterdomain(remote xen.DomID, port xen.Port) (xen.EventChanne
 	if err != nil {
 		return nil, fmt.Errorf("xensim: bind to port %v of domain %v: %w", port, remote, err)
 	}
+	ch.Pend()
 	return ch, nil
 }
 
@@ -51,22 +87,32 @@ func (c *Conn) newChannel(op Op, args ...uint32) (*channel, error) {
 		sys.CloseAll(hs)
 		return nil, errReply
 	}
-	rx, err := sys.NewBell(hs[0])
-	if err != nil {
-		_ = hs[1].Close()
+	ch := &channel{conn: c, port: xen.Port(words[0]), rx: hs[0], tx: hs[1]}
+	if err := ch.listen(); err != nil {
+		sys.CloseAll(hs)
 		_ = c.giveBack(OpClosePort, words[0])
 		return nil, err
 	}
-	ch := &channel{
-		conn: c, port: xen.Port(words[0]), rx: rx, tx: hs[1],
-		unmasked: make(chan struct{}, 1), closed: make(chan struct{}),
-	}
-	ch.unmasked <- struct{}{}
-	ch.fresh.Store(op == OpBindInterdomain)
 	if err := c.adopt(ch); err != nil {
 		return nil, err
 	}
 	return ch, nil
+}
+
+func (ch *channel) listen() error {
+	bells, dispatcher, err := acquireWaiter()
+	if err != nil {
+		return err
+	}
+	ch.bells = bells
+	ch.Channel, err = dispatcher.Add(func() (uint32, error) {
+		ch.key, err = bells.Add(ch.rx)
+		return ch.key, err
+	})
+	if err != nil {
+		releaseWaiter()
+	}
+	return err
 }
 
 func (ch *channel) Port() xen.Port { return ch.port }
@@ -78,54 +124,22 @@ func (ch *channel) Notify() error {
 	return nil
 }
 
-func (ch *channel) Wait() error {
-	select {
-	case <-ch.closed:
-		return ch.closedError()
-	case <-ch.unmasked:
-	}
-	var err error
-	if ch.fresh.Swap(false) {
-		err = ch.rx.Clear() // what came meanwhile is the same event
-	} else {
-		err = ch.rx.Wait()
-	}
-	select { // an Unmask during the wait has nothing to say about this event
-	case <-ch.unmasked:
-	default:
-	}
-	select {
-	case <-ch.closed:
-		return ch.closedError()
-	default:
-	}
-	if err != nil {
-		return fmt.Errorf("xensim: wait on port %v: %w", ch.port, err)
-	}
-	return nil
+func (ch *channel) Close() error {
+	ch.once.Do(func() {
+		ch.conn.forget(ch)
+		_ = ch.bells.Remove(ch.key)
+		ch.Channel.Close()
+		_ = ch.rx.Close()
+		_ = ch.tx.Close()
+		ch.err = ch.conn.giveBack(OpClosePort, uint32(ch.port))
+		releaseWaiter()
+	})
+	return ch.err
 }
 
 func (ch *channel) Unmask() error {
-	select {
-	case <-ch.closed:
-		return ch.closedError()
-	case ch.unmasked <- struct{}{}:
-	default: // was not masked
+	if err := ch.Channel.Unmask(); err != nil {
+		return fmt.Errorf("xensim: port %v: %w", ch.port, err)
 	}
 	return nil
-}
-
-func (ch *channel) Close() error {
-	ch.once.Do(func() {
-		close(ch.closed)
-		ch.conn.forget(ch)
-		_ = ch.rx.Close()
-		_ = ch.tx.Close()
-		ch.closeErr = ch.conn.giveBack(OpClosePort, uint32(ch.port))
-	})
-	return ch.closeErr
-}
-
-func (ch *channel) closedError() error {
-	return fmt.Errorf("xensim: port %v: %w", ch.port, os.ErrClosed)
 }

@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/xenchan/xenchan/xen"
+	"github.com/xenchan/xenchan/xen/xentest"
 )
 
 // portName names a port of any domain.
@@ -19,7 +20,7 @@ type portName struct {
 }
 
 type modelPort struct {
-	ch     xen.EventChannel
+	ch     *xentest.Waiter
 	remote xen.DomID
 	peer   *portName // nil while it waits for remote
 }
@@ -45,7 +46,7 @@ func (m *portModel) alloc(t *rapid.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.add(t, dom, &modelPort{ch: ch, remote: remote})
+	m.add(t, dom, &modelPort{ch: xentest.Wait(ch), remote: remote})
 }
 
 func (m *portModel) add(t *rapid.T, dom xen.DomID, p *modelPort) portName {
@@ -73,10 +74,11 @@ func (m *portModel) bind(t *rapid.T) {
 	if err != nil {
 		t.Fatalf("bind of %v to %v, which is free for it: %v", dom, target, err)
 	}
-	if err := errors.Join(ch.Wait(), ch.Unmask()); err != nil {
+	w := xentest.Wait(ch)
+	if err := errors.Join(w.Wait(), w.Unmask()); err != nil {
 		t.Fatal(err)
 	}
-	name := m.add(t, dom, &modelPort{ch: ch, remote: remote, peer: &target})
+	name := m.add(t, dom, &modelPort{ch: w, remote: remote, peer: &target})
 	rp.peer = &name
 }
 

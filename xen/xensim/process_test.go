@@ -19,6 +19,7 @@ import (
 
 	"github.com/xenchan/xenchan/xen"
 	"github.com/xenchan/xenchan/xen/xensim"
+	"github.com/xenchan/xenchan/xen/xentest"
 	"github.com/xenchan/xenchan/xenstore"
 )
 
@@ -92,9 +93,9 @@ func playRole(args []string) error {
 		copy(mem.Bytes(), "from the backend")
 		fmt.Println("ready")
 	}
-	for err == nil { // answers every event
-		if err = ch.Wait(); err == nil {
-			err = errors.Join(ch.Unmask(), ch.Notify())
+	for w := xentest.Wait(ch); err == nil; { // answers every event
+		if err = w.Wait(); err == nil {
+			err = errors.Join(w.Unmask(), w.Notify())
 		}
 	}
 	return err
@@ -186,7 +187,7 @@ func parsePortRef(t *testing.T, words []string) (xen.Port, xen.GrantRef) {
 	return port, ref
 }
 
-func roundTrip(t *testing.T, ch xen.EventChannel) {
+func roundTrip(t *testing.T, ch *xentest.Waiter) {
 	t.Helper()
 	if err := errors.Join(ch.Notify(), ch.Wait(), ch.Unmask()); err != nil {
 		t.Fatal(err)
@@ -208,10 +209,11 @@ func TestProcess_guestKilled(t *testing.T) {
 
 	guest := start(t, nil, "front", dir, g.ID)
 	port, ref := parsePortRef(t, guest.line(t, "ready"))
-	ch, err := dom0.BindInterdomain(g.ID, port)
+	bound, err := dom0.BindInterdomain(g.ID, port)
 	if err != nil {
 		t.Fatal(err)
 	}
+	ch := xentest.Wait(bound)
 	if err := errors.Join(ch.Wait(), ch.Unmask()); err != nil {
 		t.Fatal(err)
 	}
@@ -260,10 +262,11 @@ func TestProcess_backendKilled(t *testing.T) {
 	h, dir := newHost(t, xensim.Config{})
 	g := newGuest(t, h, xensim.DomainConfig{Name: "survivor"})
 	front := connect(t, dir, g.ID)
-	ch, err := front.AllocUnbound(0)
+	port, err := front.AllocUnbound(0)
 	if err != nil {
 		t.Fatal(err)
 	}
+	ch := xentest.Wait(port)
 	mem, err := front.SharePages(0, 1)
 	if err != nil {
 		t.Fatal(err)

@@ -201,7 +201,7 @@ func (s *suite) closeByPeer(t *testing.T) {
 
 func (s *suite) manyPorts(t *testing.T) {
 	const n = 64
-	var fronts, backs []xen.EventChannel
+	var fronts, backs []*Waiter
 	seen := make(map[xen.Port]bool)
 	for range n {
 		f, b := s.pair(t)
@@ -246,7 +246,7 @@ func (s *suite) storm(t *testing.T) {
 	var progress [2]atomic.Int64
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	for side, ch := range []xen.EventChannel{front, back} {
+	for side, ch := range []*Waiter{front, back} {
 		for range notifiers {
 			wg.Go(func() {
 				for range steps {
@@ -260,7 +260,7 @@ func (s *suite) storm(t *testing.T) {
 		}
 	}
 	ends := make(chan error, 2)
-	for side, ch := range []xen.EventChannel{back, front} {
+	for side, ch := range []*Waiter{back, front} {
 		go func() {
 			for progress[side].Load() < notifiers*steps {
 				err := ch.Wait()

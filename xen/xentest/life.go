@@ -94,11 +94,11 @@ func (s *suite) restart(t *testing.T) {
 
 	s.Back = s.RestartBack(t)
 
-	wantClosed(t, "Wait across the end of its Hypervisor", result(t, masked))
 	if _, err := stream.Read(make([]byte, 1)); err == nil {
 		t.Error("the store stream outlived its Hypervisor")
 	}
 	_ = back.Close() // must do no harm
+	wantClosed(t, "Wait across the end of its Hypervisor", result(t, masked))
 	_ = old.Close()
 	frontWait := waiting(front)
 	notify(t, front)

@@ -52,29 +52,31 @@ func Run(t *testing.T, h Harness) {
 type suite struct{ Harness }
 
 // alloc allocates a port of the front for the back.
-func (s *suite) alloc(t *testing.T) xen.EventChannel {
+func (s *suite) alloc(t *testing.T) *Waiter {
 	t.Helper()
 	ch, err := s.Front.AllocUnbound(s.BackID)
 	if err != nil {
 		t.Fatalf("AllocUnbound: %v", err)
 	}
-	t.Cleanup(func() { _ = ch.Close() })
-	return ch
+	w := Wait(ch)
+	t.Cleanup(func() { _ = w.Close() })
+	return w
 }
 
 // bind binds the back to a port of the front.
-func (s *suite) bind(t *testing.T, port xen.Port) xen.EventChannel {
+func (s *suite) bind(t *testing.T, port xen.Port) *Waiter {
 	t.Helper()
 	ch, err := s.Back.BindInterdomain(s.FrontID, port)
 	if err != nil {
 		t.Fatalf("BindInterdomain: %v", err)
 	}
-	t.Cleanup(func() { _ = ch.Close() })
-	return ch
+	w := Wait(ch)
+	t.Cleanup(func() { _ = w.Close() })
+	return w
 }
 
 // pair is a bound event channel without events pending.
-func (s *suite) pair(t *testing.T) (front, back xen.EventChannel) {
+func (s *suite) pair(t *testing.T) (front, back *Waiter) {
 	t.Helper()
 	front = s.alloc(t)
 	back = s.bind(t, front.Port())
@@ -103,7 +105,7 @@ func (s *suite) mapped(t *testing.T, refs ...xen.GrantRef) xen.Pages {
 }
 
 // waiting is a Wait in progress.
-func waiting(ch xen.EventChannel) <-chan error {
+func waiting(ch *Waiter) <-chan error {
 	done := make(chan error, 1)
 	go func() { done <- ch.Wait() }()
 	return done
@@ -122,7 +124,7 @@ func result(t *testing.T, done <-chan error) error {
 }
 
 // wait waits for one event and leaves the port masked.
-func wait(t *testing.T, ch xen.EventChannel) {
+func wait(t *testing.T, ch *Waiter) {
 	t.Helper()
 	if err := result(t, waiting(ch)); err != nil {
 		t.Fatalf("Wait: %v", err)
@@ -130,20 +132,20 @@ func wait(t *testing.T, ch xen.EventChannel) {
 }
 
 // take waits for one event and lets the next one in.
-func take(t *testing.T, ch xen.EventChannel) {
+func take(t *testing.T, ch *Waiter) {
 	t.Helper()
 	wait(t, ch)
 	unmask(t, ch)
 }
 
-func notify(t *testing.T, ch xen.EventChannel) {
+func notify(t *testing.T, ch *Waiter) {
 	t.Helper()
 	if err := ch.Notify(); err != nil {
 		t.Fatalf("Notify: %v", err)
 	}
 }
 
-func unmask(t *testing.T, ch xen.EventChannel) {
+func unmask(t *testing.T, ch *Waiter) {
 	t.Helper()
 	if err := ch.Unmask(); err != nil {
 		t.Fatalf("Unmask: %v", err)

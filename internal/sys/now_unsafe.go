@@ -1,0 +1,46 @@
+package sys
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The system calls on the way of each byte. They never block, and Go's scheduler is not
+// told of them: it would wake a thread to watch how long they take, which costs more
+// than they do.
+
+func ioctlNow(fd int, request uintptr, arg []byte) error {
+	_, _, errno := unix.RawSyscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(unsafe.Pointer(unsafe.SliceData(arg))))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// writePorts is a write to the event channel device.
+func writePorts(fd int, ports []uint32) error {
+	_, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(ports))), uintptr(4*len(ports)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// moveNow is read(2) or write(2) on a descriptor that is not blocking.
+func moveNow(call uintptr, fd int, b []byte) (int, error) {
+	n, _, errno := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
+
+// spliceNow needs a pipe and another descriptor that are both not blocking.
+func spliceNow(from, to, max int) (int, error) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(max), unix.SPLICE_F_NONBLOCK)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
