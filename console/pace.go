@@ -14,12 +14,15 @@ const (
 	idleEvents = 8
 	idlePause  = time.Millisecond
 
-	// A stream is steady turns in a row with bytes that answer nothing. Linux moves 16
-	// bytes at a time and sends an event for each; a rest after which half of the ring
-	// has moved takes as many of them as one, and the guest never waits.
-	steady    = 3
+	// A stream of crumbs is steady turns in a row with so little each, none of which
+	// answers what was sent. Linux moves 16 bytes at a time and sends an event for each;
+	// a rest after which half of the ring has moved takes as many of them as one, and the
+	// guest never waits. If it did wait, that guest is not tried again for a while.
+	crumb     = 64
+	steady    = 4
 	firstRest = 20 * time.Microsecond
 	longRest  = 400 * time.Microsecond
+	distrust  = 256 // turns
 )
 
 // work is what one turn has moved.
@@ -34,14 +37,14 @@ type work struct {
 type pace struct {
 	idle int           // events in a row without effect
 	held bool          // the last turn ended with a rest for them
-	busy int           // turns in a row of a stream
+	busy int           // turns in a row of a stream of crumbs; below zero while it is distrusted
 	rest time.Duration // of a stream
 }
 
 // after is the rest that is due after a turn, mostly none.
 func (p *pace) after(did work) time.Duration {
 	if did.got == 0 && did.taken == 0 {
-		p.busy = 0
+		p.busy, p.rest = min(p.busy, 0), 0
 		if p.held { // a look after the rest, not an event
 			p.held = false
 			return 0
@@ -53,22 +56,26 @@ func (p *pace) after(did work) time.Duration {
 		return idlePause
 	}
 	p.idle, p.held = 0, false
-	if did.answered || did.got == 0 && !did.more {
-		p.busy, p.rest = 0, 0
-		return 0
-	}
-	if p.busy++; p.busy < steady {
-		return 0
-	}
-	low := did.got < ring.OutSize/4 && (!did.more || did.taken < ring.InSize/2)
-	high := did.got > ring.OutSize/2 || did.more && did.taken > ring.InSize*7/8
 	switch {
-	case high && p.rest <= firstRest:
+	case did.answered:
+		p.busy = min(p.busy, 0)
 		p.rest = 0
-	case high:
+	case did.got > ring.OutSize*3/4 || did.more && did.taken > ring.InSize*7/8: // it waited for us
+		if p.rest > 0 {
+			p.busy = -distrust
+		}
 		p.rest /= 2
-	case low:
-		p.rest = min(max(2*p.rest, firstRest), longRest)
+		if p.rest < firstRest {
+			p.rest = 0
+		}
+	case p.rest > 0 && did.got < ring.OutSize/4 && did.taken < ring.InSize/2:
+		p.rest = min(2*p.rest, longRest)
+	case p.rest == 0 && did.got <= crumb && did.taken <= crumb:
+		if p.busy++; p.busy >= steady {
+			p.rest = firstRest
+		}
+	case p.rest == 0:
+		p.busy = min(p.busy, 0)
 	}
 	return p.rest
 }

@@ -48,7 +48,7 @@ uuid and the channels.`,
 				return usageError{err}
 			}
 			more.Paused = more.Paused || paused
-			oneProcessor()
+			processors(1)
 			calm()
 			w, err := a.locate()
 			if err != nil {

@@ -45,7 +45,6 @@ see ` + "`xenchan apply --help`" + `, and heeds those that say who may ask guest
 			}
 			config.file, config.verbose = file, verbose
 			config.Channels.Dir = cmp.Or(channels, config.Channels.Dir)
-			oneProcessor()
 			calm()
 			return a.runDaemon(cmd.Context(), config)
 		},
@@ -114,16 +113,6 @@ func (a *app) runDaemon(ctx context.Context, config daemonConfig) error {
 		Rested: giveBack,
 		Ready:  whenReady(w.runDir(), log, startLean()),
 	})
-}
-
-// oneProcessor has this process run on one processor at a time, unless GOMAXPROCS in
-// the environment says otherwise. What it does for each message is over before another
-// processor is awake, and to wake one and send it back to sleep costs more than to do
-// it (docs/performance.md).
-func oneProcessor() {
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(1)
-	}
 }
 
 // monitorSlack is how long a system call of the daemon may keep the others waiting, if

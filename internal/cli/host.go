@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -108,9 +109,22 @@ func (a *app) openStore(ctx context.Context, w where) (*xenstore.Store, error) {
 // Xen, as whatever domain this is.
 func (a *app) openHypervisor(ctx context.Context, w where, dom xen.DomID) (xen.Hypervisor, error) {
 	if w.dir != "" {
+		processors(1)
 		return xensim.Connect(ctx, w.dir, dom)
 	}
+	processors(2)
 	return xendev.Open(xendev.Config{StorePath: a.store})
+}
+
+// processors has this process run on so many processors at a time, unless GOMAXPROCS
+// in the environment says otherwise. What it does for each message is over before
+// another processor is awake, and to wake one and send it back to sleep costs more than
+// to do it; so one is best, but real Xen's events are waited for in the kernel, where
+// Go counts that as one of them. See docs/performance.md.
+func processors(n int) {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(n)
+	}
 }
 
 // toolstack connects to the host for a command. The caller closes the store.

@@ -161,7 +161,7 @@ func (a *app) simGuestCommand() *cobra.Command {
 }
 
 func (a *app) runGuest(ctx context.Context, host string, dom xen.DomID, dir string) error {
-	oneProcessor()
+	processors(1)
 	hv, err := xensim.Connect(ctx, host, dom)
 	if err != nil {
 		return err

@@ -16,22 +16,31 @@ type Epoll struct {
 
 // NewEpoll makes an epoll instance that watches nothing yet.
 func NewEpoll() (*Epoll, error) {
+	f, rc, err := newEpoll()
+	if err != nil {
+		return nil, err
+	}
+	return &Epoll{file: f, rc: rc}, nil
+}
+
+// newEpoll makes an epoll instance that Go's poller watches.
+func newEpoll() (*os.File, syscall.RawConn, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
-		return nil, os.NewSyscallError("epoll_create1", err)
+		return nil, nil, os.NewSyscallError("epoll_create1", err)
 	}
 	// There is no flag for this; without it os.NewFile would not poll.
 	if err := unix.SetNonblock(fd, true); err != nil {
 		_ = unix.Close(fd)
-		return nil, os.NewSyscallError("fcntl", err)
+		return nil, nil, os.NewSyscallError("fcntl", err)
 	}
 	f := os.NewFile(uintptr(fd), "epoll")
 	rc, err := f.SyscallConn()
 	if err != nil {
 		_ = f.Close()
-		return nil, err
+		return nil, nil, err
 	}
-	return &Epoll{file: f, rc: rc}, nil
+	return f, rc, nil
 }
 
 // AddInput reports id for as long as rc can be read.

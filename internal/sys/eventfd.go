@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,16 +36,20 @@ func (h *Handle) Signal() error {
 	})
 }
 
-// Bells waits for many eventfds at once, in one thread. A counter is not read: that
-// it was written to is the event. All methods are safe for concurrent use, but for
-// Wait, which is one goroutine's.
+// Bells waits for many eventfds at once, in one goroutine on Go's poller. A counter is
+// not read: that it was written to is the event. All methods are safe for concurrent
+// use, but for Wait, which is one goroutine's.
 type Bells struct {
-	epoll, wake *Handle
+	epoll *os.File
+	rc    syscall.RawConn
+	wake  *Handle
 
 	mu     sync.Mutex
 	bells  map[uint32]*Handle // guarded by mu
 	silent map[uint32]bool    // guarded by mu
 	last   uint32             // key; guarded by mu
+
+	events [64]unix.EpollEvent // for Wait
 }
 
 // wakeKey is the key of Bells' own eventfd.
@@ -52,11 +57,11 @@ const wakeKey = 0
 
 // NewBells waits for nothing yet.
 func NewBells() (*Bells, error) {
-	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	epoll, rc, err := newEpoll()
 	if err != nil {
-		return nil, os.NewSyscallError("epoll_create1", err)
+		return nil, err
 	}
-	b := &Bells{epoll: NewHandle(fd), bells: make(map[uint32]*Handle), silent: make(map[uint32]bool)}
+	b := &Bells{epoll: epoll, rc: rc, bells: make(map[uint32]*Handle), silent: make(map[uint32]bool)}
 	if b.wake, err = NewEventfd(); err == nil {
 		err = b.control(unix.EPOLL_CTL_ADD, b.wake, wakeKey, true)
 	}
@@ -146,20 +151,32 @@ func (b *Bells) control(op int, h *Handle, key uint32, loud bool) error {
 	if loud {
 		ev.Events = unix.EPOLLIN | unix.EPOLLET
 	}
-	return b.epoll.use(func(epoll int) error {
+	return control(b.rc, func(epoll int) error {
 		return h.use(func(fd int) error { return os.NewSyscallError("epoll_ctl", unix.EpollCtl(epoll, op, fd, &ev)) })
 	})
 }
 
 // Wait fills keys with those that were written to, and returns how many. It returns
-// when there are some, after d unless that is below zero, and after a Wake.
+// when there are some, after d unless that is below zero, and after a Wake. Below a
+// millisecond it holds its thread, as Go's timers are no finer.
 func (b *Bells) Wait(keys []uint32, d time.Duration) (n int, err error) {
-	var events [64]unix.EpollEvent
+	events := b.events[:min(len(b.events), len(keys))]
+	if d >= time.Millisecond {
+		_ = b.epoll.SetReadDeadline(time.Now().Add(d)) // fails only when closed
+		defer b.epoll.SetReadDeadline(time.Time{})
+	}
 	var got int
-	err = b.epoll.use(func(fd int) (err error) {
-		got, err = epollWait(fd, events[:min(len(events), len(keys))], d)
-		return err
+	cerr := b.rc.Read(func(fd uintptr) bool {
+		if d > 0 && d < time.Millisecond {
+			got, err = epollWait(int(fd), events, d)
+			return true
+		}
+		got, err = epollNow(int(fd), events)
+		return got > 0 || err != nil || d == 0
 	})
+	if cerr != nil && !errors.Is(cerr, os.ErrDeadlineExceeded) {
+		return 0, cerr
+	}
 	if err != nil {
 		return 0, os.NewSyscallError("epoll_wait", err)
 	}

@@ -44,3 +44,13 @@ func spliceNow(from, to, max int) (int, error) {
 	}
 	return int(n), nil
 }
+
+// epollNow is epoll_wait(2) that does not wait.
+func epollNow(fd int, events []unix.EpollEvent) (int, error) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(events))),
+		uintptr(len(events)), 0, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}

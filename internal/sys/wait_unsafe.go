@@ -11,14 +11,10 @@ import (
 // noWait2 says that this kernel has no epoll_pwait2(2), which came with Linux 5.11.
 var noWait2 atomic.Bool
 
-// epollWait blocks for at most d, for ever if that is below zero. A signal ends it.
+// epollWait blocks for at most d. A signal ends it.
 func epollWait(fd int, events []unix.EpollEvent, d time.Duration) (int, error) {
-	if d <= 0 || noWait2.Load() {
-		ms := -1
-		if d >= 0 {
-			ms = int((d + time.Millisecond - 1) / time.Millisecond)
-		}
-		n, err := unix.EpollWait(fd, events, ms)
+	if noWait2.Load() {
+		n, err := unix.EpollWait(fd, events, int((d+time.Millisecond-1)/time.Millisecond))
 		if err == unix.EINTR {
 			return 0, nil
 		}
