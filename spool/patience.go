@@ -11,7 +11,8 @@ type patience struct {
 	waiting bool
 	credit  time.Duration // how long the guest may wait now; at most most
 	at      time.Time     // when credit was right
-	moved   time.Time     // when the reader last took bytes
+	stepped bool          // the reader took bytes since moved was set
+	moved   time.Time     // when that was first asked for
 	again   *time.Timer   // wakes the writer, who is to ask again; nil while none ever was
 }
 
@@ -30,6 +31,9 @@ func (p *patience) wait(room *bell) bool {
 	}
 	now := time.Now()
 	p.count(now)
+	if p.stepped {
+		p.stepped, p.moved = false, now
+	}
 	left := min(p.credit, p.most-now.Sub(p.moved))
 	p.waiting = left > 0
 	switch {
@@ -59,8 +63,6 @@ func (p *patience) count(now time.Time) {
 	p.at = now
 }
 
-func (p *patience) readerMoved() {
-	if p.most > 0 {
-		p.moved = time.Now()
-	}
-}
+// readerMoved is on the way of each byte, and asks for no time: that is for when the
+// guest is to wait.
+func (p *patience) readerMoved() { p.stepped = true }

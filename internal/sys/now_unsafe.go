@@ -54,3 +54,15 @@ func epollNow(fd int, events []unix.EpollEvent) (int, error) {
 	}
 	return int(n), nil
 }
+
+// pollHot waits for at most d, in nanoseconds, until a descriptor can be read, and holds
+// on to the processor meanwhile. A signal ends it, so that Go's can have it all the same.
+func pollHot(fd int, d uint64) (ready bool, err error) {
+	fds := unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
+	ts := unix.NsecToTimespec(int64(d))
+	n, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fds)), 1, uintptr(unsafe.Pointer(&ts)), 0, 0, 0)
+	if errno != 0 && errno != unix.EINTR {
+		return false, errno
+	}
+	return errno == 0 && n > 0, nil
+}

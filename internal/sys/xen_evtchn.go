@@ -108,6 +108,12 @@ func (e *Evtchn) request(request uintptr, words ...uint32) (result uint32, err e
 	return result, err
 }
 
+// hot is how long the next event is waited for without letting go of the processor, in
+// Go's sense. To let go and come back costs several system calls, among them a wake-up
+// for Go's monitor thread, which then looks on for a while: more than all that an event
+// needs. An idle program waits without it.
+const hot = 20 * time.Millisecond
+
 // Wait blocks until there are events, for at most d unless that is below zero, and
 // fills ports with those that have one; they are masked until Unmask. It also returns
 // after a Wake.
@@ -125,15 +131,12 @@ func (e *Evtchn) wait(fd int, ports []uint32, d time.Duration) (int, error) {
 		e.missed = e.missed[n:]
 		return n, nil
 	}
-	if d >= 0 {
-		ts := unix.NsecToTimespec(int64(d))
-		n, err := unix.Ppoll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, &ts, nil)
-		if n == 0 || err == unix.EINTR {
-			return 0, nil
-		}
-		if err != nil {
-			return 0, os.NewSyscallError("ppoll", err)
-		}
+	ready, err := pollHot(fd, min(uint64(d), uint64(hot)))
+	if err != nil {
+		return 0, os.NewSyscallError("ppoll", err)
+	}
+	if !ready && d >= 0 {
+		return 0, nil
 	}
 	n, err := readPorts(fd, ports)
 	switch err {

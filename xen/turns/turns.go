@@ -38,7 +38,8 @@ const batch = 64
 // Dispatcher gives the channels of one source their turns. All methods are safe for
 // concurrent use, but not from within a turn.
 type Dispatcher struct {
-	src Source
+	src   Source
+	epoch time.Time
 
 	mu       sync.Mutex
 	changed  sync.Cond           // the turn of current is over
@@ -53,7 +54,7 @@ type Dispatcher struct {
 
 // New makes a Dispatcher, which waits for events once it has a channel.
 func New(src Source) *Dispatcher {
-	d := &Dispatcher{src: src, channels: make(map[uint32]*Channel), ended: make(chan struct{})}
+	d := &Dispatcher{src: src, epoch: time.Now(), channels: make(map[uint32]*Channel), ended: make(chan struct{})}
 	d.changed.L = &d.mu
 	return d
 }
@@ -64,10 +65,10 @@ type Channel struct {
 	key  uint32
 	turn xen.Turn // nil before Serve
 
-	reported bool      // the source has reported an event, and was not told to unmask it
-	pending  bool      // and this event is still to be served
-	masked   bool      // until Unmask
-	due      time.Time // when a rest ends; zero while there is none
+	reported bool          // the source has reported an event, and was not told to unmask it
+	pending  bool          // and this event is still to be served
+	masked   bool          // until Unmask
+	due      time.Duration // when a rest ends; zero while there is none
 	gone     bool
 }
 
@@ -127,7 +128,10 @@ func (d *Dispatcher) run() {
 				unmask = append(unmask, key)
 			}
 		}
-		now := time.Now()
+		var now time.Duration
+		if d.anyRests() {
+			now = d.now()
+		}
 		for c, late := d.rested(now); c != nil; c, late = d.rested(now) {
 			if late {
 				_ = d.src.Mask(c.key) // events until now are served by this turn
@@ -150,13 +154,25 @@ func (d *Dispatcher) next() (wait time.Duration, open bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	wait = -1
-	for _, c := range d.resting {
-		if left := max(0, time.Until(c.due)); wait < 0 || left < wait {
-			wait = left
+	if len(d.resting) > 0 {
+		now := d.now()
+		wait = time.Hour
+		for _, c := range d.resting {
+			wait = min(wait, max(0, c.due-now))
 		}
 	}
 	return wait, !d.closed
 }
+
+func (d *Dispatcher) anyRests() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.resting) > 0
+}
+
+// now is a time to compare. It is asked for only when somebody rests: the answer is a
+// system call where Xen gives the time.
+func (d *Dispatcher) now() time.Duration { return time.Since(d.epoch) + 1 }
 
 // event serves an event, and reports whether its key is to be unmasked.
 func (d *Dispatcher) event(key uint32) bool {
@@ -167,7 +183,7 @@ func (d *Dispatcher) event(key uint32) bool {
 		return false
 	}
 	c.reported = true
-	later := c.turn == nil || c.masked || !c.due.IsZero()
+	later := c.turn == nil || c.masked || c.due != 0
 	if later {
 		c.pending = true
 	}
@@ -181,12 +197,12 @@ func (d *Dispatcher) event(key uint32) bool {
 
 // rested is a channel whose rest is over by now, nil if there is none, and whether it
 // had an event meanwhile.
-func (d *Dispatcher) rested(now time.Time) (c *Channel, late bool) {
+func (d *Dispatcher) rested(now time.Duration) (c *Channel, late bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for i, c := range d.resting {
-		if !c.due.After(now) {
-			c.due = time.Time{}
+		if c.due <= now {
+			c.due = 0
 			d.resting = slices.Delete(d.resting, i, i+1)
 			return c, c.reported && c.pending
 		}
@@ -224,7 +240,7 @@ func (d *Dispatcher) give(c *Channel, failure error) (unmask bool) {
 
 // rest is called with d.mu held.
 func (c *Channel) rest(d time.Duration) {
-	c.due = time.Now().Add(d)
+	c.due = c.d.now() + d
 	c.d.resting = append(c.d.resting, c)
 }
 
