@@ -68,6 +68,7 @@ type Channel struct {
 	reported bool          // the source has reported an event, and was not told to unmask it
 	pending  bool          // and this event is still to be served
 	masked   bool          // until Unmask
+	unmask   bool          // which came before the turn was over
 	due      time.Duration // when a rest ends; zero while there is none
 	gone     bool
 }
@@ -218,7 +219,7 @@ func (d *Dispatcher) give(c *Channel, failure error) (unmask bool) {
 		return false
 	}
 	d.current = c
-	c.pending = false
+	c.pending, c.unmask = false, false
 	d.mu.Unlock()
 	rest := c.turn(failure)
 	d.mu.Lock()
@@ -229,7 +230,7 @@ func (d *Dispatcher) give(c *Channel, failure error) (unmask bool) {
 	case c.gone || failure != nil:
 	case rest > 0:
 		c.rest(rest)
-	case rest < 0:
+	case rest < 0 && !c.unmask:
 		c.masked = true
 	case c.reported:
 		c.reported = false
@@ -294,6 +295,7 @@ func (c *Channel) Unmask() error {
 	case c.gone:
 		return os.ErrClosed
 	case !c.masked:
+		c.unmask = d.current == c
 		return nil
 	}
 	c.masked = false

@@ -227,6 +227,31 @@ func TestMasked(t *testing.T) {
 	}
 }
 
+// Who is told by a turn may call Unmask before it is over.
+func TestUnmask_duringTheTurn(t *testing.T) {
+	s, d := start(t)
+	a := add(t, d, 1)
+	told, unmasked := make(chan struct{}), make(chan struct{})
+	a.Serve(func(error) time.Duration {
+		if a.n.Add(1) == 1 {
+			close(told)
+			<-unmasked
+		}
+		return xen.Masked
+	})
+	s.event(1)
+	<-told
+	if err := a.Unmask(); err != nil {
+		t.Fatal(err)
+	}
+	close(unmasked)
+	a.turns(t, 1)
+	s.event(1)
+	a.turns(t, 2)
+	s.event(1)
+	a.turns(t, 2)
+}
+
 // Close waits for a turn in progress, and there is none after it.
 func TestClose(t *testing.T) {
 	s, d := start(t)
