@@ -1,6 +1,7 @@
 package sys
 
 import (
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -58,6 +59,7 @@ func epollNow(fd int, events []unix.EpollEvent) (int, error) {
 // pollHot waits for at most d, in nanoseconds, until a descriptor can be read, and holds
 // on to the processor meanwhile. A signal ends it, so that Go's can have it all the same.
 func pollHot(fd int, d uint64) (ready bool, err error) {
+	exact(d)
 	fds := unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
 	ts := unix.NsecToTimespec(int64(d))
 	n, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fds)), 1, uintptr(unsafe.Pointer(&ts)), 0, 0, 0)
@@ -65,4 +67,13 @@ func pollHot(fd int, d uint64) (ready bool, err error) {
 		return false, errno
 	}
 	return errno == 0 && n > 0, nil
+}
+
+// exact has this thread's waits end in time, if the next is a short one: a service
+// manager may have set the timer slack of all threads to milliseconds, for the runtime's
+// monitor (see CalmMonitor), and a thread has that of the one that started it.
+func exact(d uint64) {
+	if d < uint64(time.Millisecond) {
+		_, _, _ = unix.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_TIMERSLACK, 1, 0)
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
@@ -408,5 +409,30 @@ func TestMapping_populateDiscard(t *testing.T) {
 	}
 	if m.Populate(15*page, 2*page) == nil || m.Populate(-1, 1) == nil {
 		t.Error("populates what is beyond the memory")
+	}
+}
+
+// A short wait ends in time whatever timer slack the thread has.
+func TestBells_waitIsExact(t *testing.T) {
+	_, b, _ := newBell(t)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	before, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(before), 0, 0, 0)
+	const slack = 300 * time.Millisecond
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(slack), 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	for range 5 {
+		if _, err := b.Wait(make([]uint32, 8), 100*time.Microsecond); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if took := time.Since(begin); took > slack {
+		t.Errorf("five waits of 100 µs took %v", took)
 	}
 }

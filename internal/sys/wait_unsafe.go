@@ -20,6 +20,7 @@ func epollWait(fd int, events []unix.EpollEvent, d time.Duration) (int, error) {
 		}
 		return n, err
 	}
+	exact(uint64(d))
 	ts := unix.NsecToTimespec(int64(d))
 	n, _, errno := unix.Syscall6(unix.SYS_EPOLL_PWAIT2, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(events))),
 		uintptr(len(events)), uintptr(unsafe.Pointer(&ts)), 0, 0)
