@@ -139,8 +139,8 @@ func TestFirewall(t *testing.T) {
 		in.Close()
 		cmd.Wait()
 	}
-	close(agent.asked)
-	for request := range agent.asked {
+	for len(agent.asked) > 0 {
+		request := <-agent.asked
 		if !strings.Contains(request, "guest-ping") && !strings.Contains(request, "guest-info") {
 			t.Errorf("the agent was asked %q", request)
 		}
