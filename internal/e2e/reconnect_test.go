@@ -121,8 +121,13 @@ func (c *comer) hear(r io.Reader, deadline func(time.Time) error) error {
 			at += int64(same)
 			c.back.came.Add(int64(same))
 			if len(held)-same < known {
-				held = held[same:]
-				break // more may show that this is the next connection
+				// More may show that this is the next connection, and that the last of what
+				// looked like this one is its beginning.
+				back := min(same, chance)
+				held = held[same-back:]
+				at -= int64(back)
+				c.back.came.Add(-int64(back))
+				break
 			}
 			next, begin := c.nextBeginning(number, held[max(0, same-chance):])
 			if next < 0 {
