@@ -225,6 +225,14 @@ type host struct {
 	net.Conn
 }
 
+// negotiate answers a client that begins.
+func (h host) negotiate() {
+	h.expect("\n")
+	h.say("invalid command\n")
+	h.expect("NEGOTIATE V2\n")
+	h.say("V2_OK\n")
+}
+
 func (h host) expect(want string) {
 	h.t.Helper()
 	got := make([]byte, len(want))
@@ -300,10 +308,7 @@ func TestClient_lateAnswer(t *testing.T) {
 			defer c.Close()
 			h := host{t, theirs}
 			go func() {
-				h.expect("\n")
-				h.say("invalid command\n")
-				h.expect("NEGOTIATE V2\n")
-				h.say("V2_OK\n")
+				h.negotiate()
 				q := h.line()
 				h.expect("\n") // asked again
 				if before != "\n" {
@@ -337,10 +342,7 @@ func TestClient_slowAnswer(t *testing.T) {
 		defer c.Close()
 		h := host{t, theirs}
 		go func() {
-			h.expect("\n")
-			h.say("invalid command\n")
-			h.expect("NEGOTIATE V2\n")
-			h.say("V2_OK\n")
+			h.negotiate()
 			q := h.line()
 			for _, b := range (frame{q.id, wordSuccess, []byte("slow")}).appendTo(nil) {
 				time.Sleep(firstSilence * 9 / 10)

@@ -2,7 +2,6 @@ package sys
 
 import (
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"syscall"
@@ -10,14 +9,8 @@ import (
 	"time"
 )
 
-// Run in a process of its own, as it cannot be taken back.
 func TestCalmMonitor(t *testing.T) {
-	if os.Getenv("TEST_CALM_MONITOR") == "" {
-		cmd := exec.Command(os.Args[0], "-test.run", "^TestCalmMonitor$", "-test.v")
-		cmd.Env = append(os.Environ(), "TEST_CALM_MONITOR=1")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
+	if !byItself(t) {
 		return
 	}
 	const slack = 7 * time.Millisecond

@@ -2,19 +2,12 @@ package sys
 
 import (
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 )
 
-// Run in a process of its own, as it cannot be taken back.
 func TestNoPreempt(t *testing.T) {
-	if os.Getenv("TEST_NO_PREEMPT") == "" {
-		cmd := exec.Command(os.Args[0], "-test.run", "^TestNoPreempt$", "-test.v")
-		cmd.Env = append(os.Environ(), "TEST_NO_PREEMPT=1")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
+	if !byItself(t) {
 		return
 	}
 	if err := NoPreempt(); err != nil {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -17,6 +18,22 @@ import (
 
 	"golang.org/x/sys/unix"
 )
+
+// byItself runs a test in a process of its own, as what it does cannot be taken back. It
+// is true in that process.
+func byItself(t *testing.T) bool {
+	t.Helper()
+	const variable = "TEST_BY_ITSELF"
+	if os.Getenv(variable) == t.Name() {
+		return true
+	}
+	cmd := exec.Command(os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), variable+"="+t.Name())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return false
+}
 
 // newBell is an eventfd, and what waits for it.
 func newBell(t *testing.T) (*Handle, *Bells, uint32) {

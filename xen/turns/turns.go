@@ -172,7 +172,7 @@ func (d *Dispatcher) anyRests() bool {
 }
 
 // now is a time to compare. It is asked for only when somebody rests: the answer is a
-// system call where Xen gives the time.
+// system call where Xen gives the time. It is never 0, which is no time.
 func (d *Dispatcher) now() time.Duration { return time.Since(d.epoch) + 1 }
 
 // event serves an event, and reports whether its key is to be unmasked.
