@@ -99,9 +99,14 @@ func sum(size, count int) uint32 {
 	return h.Sum32()
 }
 
+// patience is how long a transfer may take before it counts as stuck.
+const patience = 2 * time.Minute
+
 // fromGuest has the guest send, and returns how long that took.
 func fromGuest(c net.Conn, size, count int) (time.Duration, error) {
 	want := sum(size, count)
+	_ = c.SetDeadline(time.Now().Add(patience))
+	defer c.SetDeadline(time.Time{})
 	begin := time.Now()
 	if _, err := c.Write(request(doSend, size, count)); err != nil {
 		return 0, err
@@ -117,6 +122,8 @@ func fromGuest(c net.Conn, size, count int) (time.Duration, error) {
 // toGuest sends to the guest, and returns how long it took until that had all.
 func toGuest(c net.Conn, size, count int) (time.Duration, error) {
 	want, p := sum(size, count), payload(size)
+	_ = c.SetDeadline(time.Now().Add(patience))
+	defer c.SetDeadline(time.Time{})
 	begin := time.Now()
 	if _, err := c.Write(request(doDrain, size, count)); err != nil {
 		return 0, err

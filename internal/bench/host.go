@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/console"
 	"github.com/xenchan/xenchan/internal/sim"
 	"github.com/xenchan/xenchan/toolstack"
@@ -109,6 +110,7 @@ func makeNodes(ctx context.Context, store *xenstore.Store, p place, dir string) 
 		owner, reader = 0, uint16(p.dom)
 		set(p.backend(), "frontend", p.frontend(), "frontend-id", dom, "online", "1", "state", xenbus.Initialising.Decimal(),
 			"name", fmt.Sprintf("org.example.c%d", p.devid), "connection", "socket", "path", p.socket(dir),
+			"overflow", string(channel.Block), // a client that gets no processor for a while would lose bytes, and wait for them
 			toolstack.Instance, fmt.Sprintf("bench-%d-%d", p.dom, p.devid))
 		return w.Wait(ctx)
 	})
