@@ -44,10 +44,9 @@ type Bells struct {
 	rc    syscall.RawConn
 	wake  *Handle
 
-	mu     sync.Mutex
-	bells  map[uint32]*Handle // guarded by mu
-	silent map[uint32]bool    // guarded by mu
-	last   uint32             // key; guarded by mu
+	mu    sync.Mutex
+	bells map[uint32]*Handle // guarded by mu
+	last  uint32             // key; guarded by mu
 
 	events [64]unix.EpollEvent // for Wait
 }
@@ -61,9 +60,9 @@ func NewBells() (*Bells, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Bells{epoll: epoll, rc: rc, bells: make(map[uint32]*Handle), silent: make(map[uint32]bool)}
+	b := &Bells{epoll: epoll, rc: rc, bells: make(map[uint32]*Handle)}
 	if b.wake, err = NewEventfd(); err == nil {
-		err = b.control(unix.EPOLL_CTL_ADD, b.wake, wakeKey, true)
+		err = b.control(unix.EPOLL_CTL_ADD, b.wake, wakeKey)
 	}
 	if err != nil {
 		return nil, errors.Join(err, b.Close())
@@ -80,17 +79,14 @@ func (b *Bells) Close() error {
 	return err
 }
 
-// Add waits for an eventfd too, and returns its key. What was written to it before is
-// no event.
+// Add waits for an eventfd too, and returns its key. What was written to it before may
+// be an event.
 func (b *Bells) Add(h *Handle) (key uint32, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for key = b.last + 1; key == wakeKey || b.bells[key] != nil; key++ {
 	}
-	if err := h.use(clearCounter); err != nil {
-		return 0, err
-	}
-	if err := b.control(unix.EPOLL_CTL_ADD, h, key, true); err != nil {
+	if err := b.control(unix.EPOLL_CTL_ADD, h, key); err != nil {
 		return 0, err
 	}
 	b.last, b.bells[key] = key, h
@@ -106,51 +102,14 @@ func (b *Bells) Remove(key uint32) error {
 		return nil
 	}
 	delete(b.bells, key)
-	delete(b.silent, key)
-	return b.control(unix.EPOLL_CTL_DEL, h, key, false)
-}
-
-// Mask silences an eventfd until Unmask, and forgets what was written to it.
-func (b *Bells) Mask(key uint32) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	h := b.bells[key]
-	if h == nil {
-		return nil
-	}
-	if !b.silent[key] {
-		if err := b.control(unix.EPOLL_CTL_MOD, h, key, false); err != nil {
-			return err
-		}
-		b.silent[key] = true
-	}
-	return h.use(clearCounter) // from here on it counts for Unmask
-}
-
-// Unmask ends what Mask began; what was written since is an event.
-func (b *Bells) Unmask(keys []uint32) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, key := range keys {
-		if !b.silent[key] {
-			continue
-		}
-		delete(b.silent, key)
-		if err := b.control(unix.EPOLL_CTL_MOD, b.bells[key], key, true); err != nil {
-			return err
-		}
-	}
-	return nil
+	return b.control(unix.EPOLL_CTL_DEL, h, key)
 }
 
 // Wake makes a Wait return, the one in progress or the next.
 func (b *Bells) Wake() error { return b.wake.Signal() }
 
-func (b *Bells) control(op int, h *Handle, key uint32, loud bool) error {
-	ev := unix.EpollEvent{Fd: int32(key)}
-	if loud {
-		ev.Events = unix.EPOLLIN | unix.EPOLLET
-	}
+func (b *Bells) control(op int, h *Handle, key uint32) error {
+	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(key)}
 	return control(b.rc, func(epoll int) error {
 		return h.use(func(fd int) error { return os.NewSyscallError("epoll_ctl", unix.EpollCtl(epoll, op, fd, &ev)) })
 	})
@@ -187,21 +146,4 @@ func (b *Bells) Wait(keys []uint32, d time.Duration) (n int, err error) {
 		}
 	}
 	return n, nil
-}
-
-// clearCounter never blocks, whatever O_NONBLOCK says: the flag belongs to the open
-// file, so every process that was passed the eventfd can clear it.
-func clearCounter(fd int) error {
-	var buf [8]byte
-	err := retry(func() error {
-		_, err := unix.Preadv2(fd, [][]byte{buf[:]}, -1, unix.RWF_NOWAIT)
-		if err == unix.EOPNOTSUPP || err == unix.ENOSYS { // before Linux 5.8
-			_, err = unix.Read(fd, buf[:])
-		}
-		return err
-	})
-	if err == unix.EAGAIN {
-		return nil
-	}
-	return os.NewSyscallError("read", err)
 }

@@ -2,6 +2,7 @@ package xensim
 
 import (
 	"fmt"
+	"os"
 	"sync"
 
 	"github.com/xenchan/xenchan/internal/sys"
@@ -9,34 +10,39 @@ import (
 	"github.com/xenchan/xenchan/xen/turns"
 )
 
-// channel is a local port: an eventfd that is waited for, and one that is rung.
+// channel is a local port.
 type channel struct {
 	*turns.Channel
-	conn   *Conn
-	port   xen.Port
-	bells  *sys.Bells
-	key    uint32
-	rx, tx *sys.Handle
-	once   sync.Once
-	err    error // of Close
+	conn *Conn
+	port xen.Port
+	link linkName
+	slot uint32
+	key  uint32
+	tx   *sys.Handle // the link's
+	once sync.Once
+	err  error // of Close
+
+	mu     sync.Mutex // held while the link's memory is touched
+	peer   end        // guarded by mu
+	closed bool       // guarded by mu
 }
 
 // waiter is who waits for the events of all connections of this process, which may be
 // thousands. It is there for as long as there are channels.
 var waiter struct {
 	sync.Mutex
-	bells    *sys.Bells
+	bells    *doorbells
 	turns    *turns.Dispatcher
 	channels int
 }
 
 // acquireWaiter makes the waiter for the first channel.
-func acquireWaiter() (*sys.Bells, *turns.Dispatcher, error) {
+func acquireWaiter() (*doorbells, *turns.Dispatcher, error) {
 	w := &waiter
 	w.Lock()
 	defer w.Unlock()
 	if w.channels == 0 {
-		bells, err := sys.NewBells()
+		bells, err := newDoorbells()
 		if err != nil {
 			return nil, nil, err
 		}
@@ -79,17 +85,18 @@ func (c *Conn) AllocUnbound(remote xen.DomID) (xen.EventChannel, error) {
 }
 
 func (c *Conn) newChannel(op Op, args ...uint32) (*channel, error) {
-	words, hs, err := c.call(op, 2, args...)
+	words, hs, err := c.call(op, 3, args...)
 	if err != nil {
 		return nil, err
 	}
-	if len(words) != 1 || len(hs) != 2 {
+	if len(words) != 4 || words[2] >= maxSlots || words[3] > 1 || len(hs) != 3 {
 		sys.CloseAll(hs)
 		return nil, errReply
 	}
-	ch := &channel{conn: c, port: xen.Port(words[0]), rx: hs[0], tx: hs[1]}
-	if err := ch.listen(); err != nil {
-		sys.CloseAll(hs)
+	ch := &channel{
+		conn: c, port: xen.Port(words[0]), link: linkName{c, words[1], int(words[3])}, slot: words[2],
+	}
+	if err := ch.listen(hs); err != nil {
 		_ = c.giveBack(OpClosePort, words[0])
 		return nil, err
 	}
@@ -99,17 +106,22 @@ func (c *Conn) newChannel(op Op, args ...uint32) (*channel, error) {
 	return ch, nil
 }
 
-func (ch *channel) listen() error {
+func (ch *channel) listen(hs []*sys.Handle) error {
 	bells, dispatcher, err := acquireWaiter()
 	if err != nil {
+		sys.CloseAll(hs)
 		return err
 	}
-	ch.bells = bells
 	ch.Channel, err = dispatcher.Add(func() (uint32, error) {
-		ch.key, err = bells.Add(ch.rx)
-		return ch.key, err
+		w, key, err := bells.add(ch.link, ch.slot, hs)
+		if err != nil {
+			return 0, err
+		}
+		ch.key, ch.tx, ch.peer = key, w.tx, endOf(w.memory.Bytes(), 1-w.side, ch.slot)
+		return key, nil
 	})
 	if err != nil {
+		sys.CloseAll(hs)
 		releaseWaiter()
 	}
 	return err
@@ -117,8 +129,15 @@ func (ch *channel) listen() error {
 
 func (ch *channel) Port() xen.Port { return ch.port }
 
-func (ch *channel) Notify() error {
-	if err := ch.tx.Signal(); err != nil {
+func (ch *channel) Notify() (err error) {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	if ch.closed {
+		err = os.ErrClosed
+	} else if ch.peer.send() {
+		err = ch.tx.Signal()
+	}
+	if err != nil {
 		return fmt.Errorf("xensim: notify port %v: %w", ch.port, err)
 	}
 	return nil
@@ -127,10 +146,11 @@ func (ch *channel) Notify() error {
 func (ch *channel) Close() error {
 	ch.once.Do(func() {
 		ch.conn.forget(ch)
-		_ = ch.bells.Remove(ch.key)
 		ch.Channel.Close()
-		_ = ch.rx.Close()
-		_ = ch.tx.Close()
+		ch.mu.Lock()
+		ch.closed = true
+		ch.mu.Unlock()
+		waiter.bells.remove(ch.link, ch.slot, ch.key)
 		ch.err = ch.conn.giveBack(OpClosePort, uint32(ch.port))
 		releaseWaiter()
 	})

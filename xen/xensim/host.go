@@ -6,15 +6,16 @@
 // hypervisor and DIR/xenstored.sock the privileged socket of its xenstore.
 // [Connect] gives another process, or the same one, a [xen.Hypervisor] as one
 // of the host's domains. Memory is shared through sealed memfds and events
-// travel through eventfds, both of which the host makes and passes; so the
-// host takes no part in moving data, and a process may be killed at any moment
-// without harm to the others.
+// are noted in such memory too, with an eventfd to wake who sleeps. The host makes
+// both and passes them; so it takes no part in moving data, and a process may be
+// killed at any moment without harm to the others.
 //
 // What a process gets through a connection goes with it. A guest whose last
 // connection ends has crashed. The kernel tells the host which user a peer is
 // (SO_PEERCRED), and that decides which domains it may be. Between domains the
-// guarantees are Xen's, with one exception: an eventfd is shared, so a hostile
-// peer can delay a Notify to itself, or lose the events of the channel it is on.
+// guarantees are Xen's, with one exception: an eventfd and the memory for events are
+// shared, so a hostile peer can delay a Notify to itself, or lose the events of the
+// channels between the two domains.
 package xensim
 
 import (
@@ -77,6 +78,7 @@ type Host struct {
 	domains  map[xen.DomID]*domain
 	sessions map[*session]struct{}
 	perUser  map[uint32]int
+	lastLink uint32
 }
 
 // Start makes the directory if needed and a host in it, with domain 0 only.
@@ -219,6 +221,7 @@ func (h *Host) admit(c *net.UnixConn) {
 		shares:  make(map[uint32]*share),
 		maps:    make(map[uint32]*mapping),
 		streams: make(map[*net.UnixConn]struct{}),
+		links:   make(map[xen.DomID]*link),
 	}
 	h.sessions[s] = struct{}{}
 	h.perUser[s.uid]++

@@ -15,8 +15,8 @@ import (
 // (SCM_RIGHTS). The hypervisor never sends anything unasked.
 //
 //	hello        version domid      -> ()
-//	alloc        remote             -> (port)            rx tx
-//	bind         remote port        -> (port)            rx tx
+//	alloc        remote             -> (port, link, slot, side)  memory rx tx
+//	bind         remote port        -> (port, link, slot, side)  memory rx tx
 //	close-port   port               -> ()
 //	share        remote n           -> (id, n refs)      memory
 //	unshare      id                 -> ()
@@ -24,7 +24,7 @@ import (
 //	unmap        id                 -> ()
 //	open-store                      -> ()                stream
 const (
-	protoVersion = 1
+	protoVersion = 2
 	wordSize     = 4
 	maxWords     = 2 + 2*MaxPages // a reply to map, the longest message
 	maxMessage   = maxWords * wordSize

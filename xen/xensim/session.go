@@ -40,6 +40,7 @@ type session struct {
 	shares   map[uint32]*share
 	maps     map[uint32]*mapping
 	streams  map[*net.UnixConn]struct{}
+	links    map[xen.DomID]*link // for the ports that it has allocated
 	lastID   uint32
 }
 
