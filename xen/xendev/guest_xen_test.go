@@ -40,7 +40,7 @@ func peer() error {
 		return err
 	}
 	defer h.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), xlguest.Patience)
 	defer cancel()
 	stream, err := h.OpenStore(ctx)
 	if err != nil {
@@ -83,7 +83,7 @@ func TestGuest(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := xlguest.Start(t, xlguest.Config{Agent: true, Files: map[string]string{"/peer": self}})
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*xlguest.Patience)
 	defer cancel()
 	out, status, err := g.Exec(ctx, "/peer -test.run '^TestSuite_withItself$' -test.v")
 	if err != nil || status != 0 || !strings.Contains(out, "in domain "+g.DomID().String()) || strings.Count(out, "--- PASS: TestSuite_withItself/Grant/") != 10 {
@@ -150,7 +150,7 @@ func afterDeath(t *testing.T, h *Hypervisor, dom xen.DomID, pages xen.Pages, eve
 	if err := pages.Close(); err != nil {
 		t.Error(err)
 	}
-	for end := time.Now().Add(20 * time.Second); listed(t, dom); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(xlguest.Patience); listed(t, dom); time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the domain is still there after its pages were unmapped")
 		}

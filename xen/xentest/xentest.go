@@ -15,7 +15,7 @@ import (
 
 const (
 	// patience is when something that must happen is taken never to.
-	patience = 60 * time.Second
+	patience = 4 * time.Minute
 	// quiet is how long something that must not happen is waited for. A slow
 	// machine may hide a fault here, but never shows one that is not there.
 	quiet = 100 * time.Millisecond

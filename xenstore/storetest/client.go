@@ -14,7 +14,7 @@ import (
 
 // patience is how long a reply may take before the test fails: on real Xen a guest may
 // not have the processor for many seconds.
-const patience = time.Minute
+const patience = 4 * time.Minute
 
 // client is a requester that checks exact replies. It is for one goroutine.
 type client struct {

@@ -3,6 +3,7 @@
 package realhost
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -34,15 +35,8 @@ const declaredName = "org.example.declared.0"
 // declaredWorks waits until a domain has its declared channel, and uses it.
 func declaredWorks(t *testing.T, g *xlguest.Guest, tty string) channel.Info {
 	t.Helper()
-	eventually(t, "the declared channel is connected", func() bool {
-		c, ok := list(t, g.Name())[declaredName]
-		return ok && c.State != nil && *c.State == 4 && c.FrontendState != nil && *c.FrontendState == 4
-	})
-	if tty == "" {
-		tty = freeTTY(g)
-	}
+	c := connected(t, g.Name(), declaredName)[declaredName]
 	echoAgent(g, tty)
-	c := list(t, g.Name())[declaredName]
 	echo(t, client(t, c.Path), 4096)
 	if c.Origin != channel.OriginDeclared || c.DomID != uint16(g.DomID()) {
 		t.Errorf("%+v", c)
@@ -60,7 +54,7 @@ func TestDeclared(t *testing.T) {
 	g := xlguest.Start(t, xlguest.Config{Extra: `channel = [ "connection=pty,name=lost", "connection=pty,name=org.example.stock.0" ]`})
 	began := time.Now()
 	c := declaredWorks(t, g, "/dev/hvc2")
-	if stock := list(t, g.Name())["org.example.stock.0"]; c.DevID != 2 || stock.DevID != 1 || stock.Origin != channel.OriginXL {
+	if stock := connected(t, g.Name(), "org.example.stock.0")["org.example.stock.0"]; c.DevID != 2 || stock.DevID != 1 || stock.Origin != channel.OriginXL {
 		t.Errorf("ours %+v\nthat of xl %+v", c, stock)
 	}
 	compareWithXL(t, g)
@@ -72,17 +66,9 @@ func TestDeclared(t *testing.T) {
 	step("created", func() {})
 	step("rebooted", func() {
 		old := g.DomID()
-		xl(t, "reboot", g.Name())
-		eventually(t, "a new domain", func() bool {
-			out, err := xlguest.XL(t.Context(), "domid", g.Name())
-			return err == nil && strings.TrimSpace(out) != old.String()
-		})
+		g.Reboot()
 		eventually(t, "no zombie of the old one", func() bool { return !strings.Contains(xl(t, "list"), "(null)") })
-		if strings.Contains(xenstoreLS(t), "/backend/console/"+old.String()+"/") {
-			t.Error("the old domain's channel is left behind")
-		}
-		g.Attach()
-		g.Wait("GUEST UP")
+		nodesGo(t, "/backend/console/"+old.String()+"/")
 		declaredWorks(t, g, "/dev/hvc2")
 	})
 	saved := filepath.Join(t.TempDir(), "saved")
@@ -99,11 +85,9 @@ func TestDeclared(t *testing.T) {
 	if out := xenchan(t, "apply"); !strings.Contains(out, "detached") {
 		t.Errorf("apply says\n%s", out)
 	}
+	nodesGo(t, declaredName)
 	if left := list(t, g.Name()); len(left) != 1 {
 		t.Errorf("left: %+v", left)
-	}
-	if strings.Contains(xenstoreLS(t), declaredName) {
-		t.Error("nodes are left behind")
 	}
 }
 
@@ -114,7 +98,7 @@ func TestDeclared_beforeTheGuestRuns(t *testing.T) {
 	declare(t, "TestDecl*", "a.toml", "connection=socket,name="+declaredName, "connection=pty,name=org.example.b.0", "connection=pty,name=org.example.c.0")
 	xenchan(t, "apply")
 	cfg := xlguest.WriteConfig(t, xlguest.Config{Name: "TestDeclared"})
-	t.Cleanup(func() { xlguest.XL(t.Context(), "destroy", "TestDeclared") })
+	t.Cleanup(func() { xlguest.XL(context.Background(), "destroy", "TestDeclared") }) // of a run that failed
 	for i := range 2 {
 		xl(t, "create", "-q", "-p", cfg)
 		if i > 0 { // once as it comes, then when all are there
@@ -124,7 +108,7 @@ func TestDeclared_beforeTheGuestRuns(t *testing.T) {
 		xl(t, "destroy", "TestDeclared")
 		eventually(t, "no zombie", func() bool { return gone(t, "TestDeclared") })
 	}
-	eventually(t, "nothing is left behind", func() bool { return !strings.Contains(xenstoreLS(t), "org.example") })
+	nodesGo(t, "org.example")
 }
 
 // A domain that migrates has its declared channel on the host that it comes to,

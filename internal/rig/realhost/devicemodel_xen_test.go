@@ -38,6 +38,8 @@ func stockConfig(dm string, sockets string) string {
   "connection=socket,path=%s/stock.sock,name=org.example.socket.0", "connection=pty,name=org.example.pty.0" ]`, sockets)
 }
 
+var stockNames = []string{"org.example.first.0", "org.example.pty.0", "org.example.socket.0"}
+
 // Stock xl and a configuration with one more line: everything is as with QEMU,
 // but there is none, and no channel is lost.
 func TestDeviceModel(t *testing.T) {
@@ -57,14 +59,7 @@ func TestDeviceModel(t *testing.T) {
 	h.start()
 	echo(t, clientSoon(t, filepath.Join(dir, "stock.sock")), 16<<10)
 
-	old := g.DomID()
-	xl(t, "reboot", g.Name())
-	eventually(t, "a new domain", func() bool {
-		out, err := xlguest.XL(t.Context(), "domid", g.Name())
-		return err == nil && strings.TrimSpace(out) != old.String()
-	})
-	g.Attach()
-	g.Wait("GUEST UP")
+	g.Reboot()
 	checkStandIn(t, g, dir, "after a reboot")
 
 	file := filepath.Join(t.TempDir(), "saved")
@@ -73,7 +68,7 @@ func TestDeviceModel(t *testing.T) {
 	g.Reattach()
 	checkStandIn(t, g, dir, "restored")
 	xl(t, "destroy", g.Name())
-	nothingLeft(t, before)
+	nothingLeft(t, g.Name(), before)
 	// Xl has sent it a SIGHUP, and does not wait for what comes of it.
 	eventually(t, "no xenchan-dm is left", func() bool {
 		return exec.Command("pidof", "xenchan-dm").Run() != nil
@@ -83,39 +78,27 @@ func TestDeviceModel(t *testing.T) {
 // checkStandIn looks at all three channels, and moves bytes over two of them.
 func checkStandIn(t *testing.T, g *xlguest.Guest, dir, when string) {
 	t.Helper()
-	names := []string{"org.example.first.0", "org.example.pty.0", "org.example.socket.0"}
-	eventually(t, when+": three channels are connected", func() bool {
-		rows := list(t, g.Name())
-		return !slices.ContainsFunc(names, func(n string) bool {
-			c, ok := rows[n]
-			return !ok || c.State == nil || *c.State != 4 || c.FrontendState == nil || *c.FrontendState != 4
-		})
-	})
+	rows := connected(t, g.Name(), stockNames...)
 	if n := qemus(t); n > 0 {
 		t.Errorf("%s: %d QEMU processes run", when, n)
 	}
 	const size = 16 << 10 // TestHotplug_stream moves more
-	echoEverywhere(g, len(names))
+	echoEverywhere(g, len(stockNames))
 	took := echo(t, client(t, filepath.Join(dir, "stock.sock")), size)
 	t.Logf("%s: socket, %d bytes each way in %v", when, size, took.Round(time.Millisecond))
-	took = echo(t, client(t, list(t, g.Name())["org.example.pty.0"].TTY), size)
+	took = echo(t, client(t, rows["org.example.pty.0"].TTY), size)
 	t.Logf("%s: pty, %d bytes each way in %v", when, size, took.Round(time.Millisecond))
 }
 
 // echoEverywhere sends back what comes on any terminal, once there are so many:
 // which channel has which of them depends on when the guest saw the one that was lost.
 func echoEverywhere(g *xlguest.Guest, channels int) {
-	g.Run(fmt.Sprintf(`
-for i in $(seq 200); do
-  n=0; for t in 1 2 3 4 5 6 7; do (: <>/dev/hvc$t) 2>/dev/null && n=$((n+1)); done
-  [ $n -ge %d ] && break; usleep 100000
-done
-rm -f /tmp/up*
-for t in 1 2 3 4 5 6 7; do
-  (: <>/dev/hvc$t) 2>/dev/null || continue
-  ( stty raw -echo; : >/tmp/up$t; exec cat ) <>/dev/hvc$t >&0 2>/dev/null &
-done
-for i in $(seq 500); do [ $(ls /tmp/up* 2>/dev/null | wc -l) -ge %[1]d ] && exit 0; usleep 10000; done; exit 1`, channels))
+	g.Run(echoing + fmt.Sprintf(`
+there() { n=0; for t in 1 2 3 4 5 6 7; do (: <>/dev/hvc$t) 2>/dev/null && n=$((n+1)); done; [ $n -ge %d ]; }
+for t in 1 2 3 4 5 6 7; do hush /dev/hvc$t; done
+rm -f /tmp/up-*`, channels) + xlguest.Until("there") + `
+for t in 1 2 3 4 5 6 7; do (: <>/dev/hvc$t) 2>/dev/null && answer /dev/hvc$t; done` +
+		xlguest.Until(fmt.Sprintf("[ $(ls /tmp | grep -c up-) -ge %d ]", channels)))
 }
 
 // Without a daemon it serves the domain alone, and goes on where it was killed;
@@ -123,16 +106,18 @@ for i in $(seq 500); do [ $(ls /tmp/up* 2>/dev/null | wc -l) -ge %[1]d ] && exit
 func TestDeviceModel_alone(t *testing.T) {
 	dir := t.TempDir()
 	g := xlguest.Start(t, xlguest.Config{Name: "alone", Extra: stockConfig(installDeviceModel(t), dir)})
-	eventually(t, "the socket's channel is connected", func() bool {
-		c, ok := list(t, g.Name())["org.example.socket.0"]
-		return ok && c.State != nil && *c.State == 4
-	})
-	echoAgent(g, "/dev/hvc1")
+	connected(t, g.Name(), stockNames...)
+	echoEverywhere(g, len(stockNames))
 	c := client(t, filepath.Join(dir, "stock.sock"))
 	echo(t, c, 16<<10)
 	c.Close()
 
-	pid := strings.TrimSpace(run(t, "pidof", "xenchan-dm"))
+	var pid string
+	eventually(t, "one xenchan-dm runs", func() bool { // that of an earlier domain has ended
+		pids := strings.Fields(run(t, "pidof", "xenchan-dm"))
+		pid = pids[0]
+		return len(pids) == 1
+	})
 	line, err := os.ReadFile("/proc/" + pid + "/cmdline")
 	if err != nil {
 		t.Fatal(err)
@@ -153,6 +138,7 @@ func TestDeviceModel_alone(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- again.Wait() }()
 	echo(t, clientSoon(t, filepath.Join(dir, "stock.sock")), 16<<10)
+	connected(t, g.Name(), stockNames...)
 	ours := withoutNumbers(xl(t, "channel-list", g.Name()))
 	xl(t, "destroy", g.Name())
 	select { // libxl hangs up on the one it knows, which is not this one: it sees the domain go

@@ -10,7 +10,6 @@ import (
 	"net"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -24,8 +23,7 @@ import (
 // listen keeps what comes.
 const listen = `rm -f /tmp/listens
 printf '%s\n' 'stty raw -echo' 'touch /tmp/listens' 'exec cat' >/tmp/listen
-sh /tmp/listen </dev/hvc2 >/tmp/heard 2>/dev/null &
-for i in $(seq 500); do [ -e /tmp/listens ] && break; usleep 100000; done`
+sh /tmp/listen </dev/hvc2 >/tmp/heard 2>/dev/null &`
 
 // The daemon is killed 20 times, and stopped and started again in between, while a
 // guest sends on one channel and a client on another. Neither notices, and every byte
@@ -43,6 +41,7 @@ func TestDaemon_restartsUnnoticed(t *testing.T) {
 	down := dialChannel(t, attach(t, g.Name(), "connection=socket,name=org.example.down.0"))
 	up := dialChannel(t, attach(t, g.Name(), "connection=socket,name=org.example.up.0"))
 	g.Run(listen)
+	g.Await("[ -e /tmp/listens ]")
 	var text []byte
 	for i := range 20000 {
 		text = fmt.Appendln(text, i+1)
@@ -67,18 +66,15 @@ func TestDaemon_restartsUnnoticed(t *testing.T) {
 	if seen := states(); len(seen) > 0 {
 		t.Errorf("the states went to %q; they were to stay 4", seen)
 	}
-	g.Run("touch /tmp/stop")
-	rounds, err := strconv.Atoi(strings.TrimSpace(g.Run("for i in $(seq 500); do [ -e /tmp/rounds ] && break; usleep 100000; done; cat /tmp/rounds")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	total := int64(rounds * len(text))
+	total := int64(talked(t, g) * len(text))
 	eventually(t, "all bytes arrive", func() bool { return f.Load() >= total || t.Failed() })
 	said := stop()
 	eventually(t, "the guest has all", func() bool {
-		return *list(t, g.Name())["org.example.up.0"].HostToGuest == uint64(len(said))
+		n := list(t, g.Name())["org.example.up.0"].HostToGuest // nil from a daemon that has only begun
+		return n != nil && *n == uint64(len(said))
 	})
-	heard := g.Run(fmt.Sprintf("for i in $(seq 500); do [ $(wc -c </tmp/heard) -ge %d ] && break; usleep 100000; done; md5sum </tmp/heard; rm /tmp/heard", len(said)))
+	g.Await(fmt.Sprintf("[ $(wc -c </tmp/heard) -ge %d ]", len(said)))
+	heard := g.Run("md5sum </tmp/heard; rm /tmp/heard")
 	if want := fmt.Sprintf("%x", md5.Sum(said)); !strings.HasPrefix(heard, want) || len(said) == 0 {
 		t.Errorf("of %d bytes the guest has others: %s, want %s", len(said), heard, want)
 	}

@@ -45,7 +45,7 @@ func startHelper(t *testing.T, c xlguest.Config) helper {
 func (h helper) setUp() {
 	h.Run("mkdir -p /run /var/log /dev/pts; mount -t devpts devpts /dev/pts; xenchan-guest setup --hold -v >/tmp/hold.log 2>&1 </dev/null &")
 	// What comes before a terminal is raw is echoed.
-	h.Run("for i in $(seq 1000); do [ -d /dev/xen-channel ] && exit; usleep 20000; done; exit 1")
+	h.Await("[ -d /dev/xen-channel ]")
 }
 
 // startAgent starts what xenchan-qemu-ga.service does.
@@ -56,28 +56,16 @@ func (h helper) startAgent() {
 // has waits until these channels are connected, and returns what list says of them.
 func (h helper) has(names ...string) map[string]channel.Info {
 	h.t.Helper()
-	return h.are("connected", names, func(channel.Info) bool { return true })
+	return connected(h.t, h.Name(), names...)
 }
 
 // held is has, and waits until the guest holds their terminals too: until then Linux
 // answers the host with an echo of what it sends, and takes ^C and ^D for its own.
 func (h helper) held(names ...string) map[string]channel.Info {
 	h.t.Helper()
-	return h.are("held by the guest", names, func(c channel.Info) bool {
-		return c.Guest == channel.GuestOpen || c.Guest == channel.GuestClosed
+	return await(h.t, h.Name(), "held by the guest", names, func(c channel.Info) bool {
+		return isConnected(c) && (c.Guest == channel.GuestOpen || c.Guest == channel.GuestClosed)
 	})
-}
-
-func (h helper) are(what string, names []string, too func(channel.Info) bool) (rows map[string]channel.Info) {
-	h.t.Helper()
-	eventually(h.t, fmt.Sprintf("the channels %v are %s", names, what), func() bool {
-		rows = list(h.t, h.Name())
-		return !slices.ContainsFunc(names, func(n string) bool {
-			c := rows[n]
-			return c.State == nil || *c.State != 4 || c.FrontendState == nil || *c.FrontendState != 4 || !too(c)
-		})
-	})
-	return rows
 }
 
 // mapping proves where each name leads: the host sends a line over each channel,
@@ -140,7 +128,8 @@ func (h helper) opened(name, when string) {
 	c := client(h.t, h.held(name)[name].Path)
 	defer c.Close()
 	fmt.Fprintf(c, "%s\n", when)
-	h.Run(fmt.Sprintf("for i in $(seq 500); do grep -qx '%s' /tmp/heard && break; usleep 20000; done; grep -qx '%[1]s' /tmp/heard && echo '%[1]s' >/tmp/say", when))
+	h.Await("grep -qsx '" + when + "' /tmp/heard")
+	h.Run("echo '" + when + "' >/tmp/say")
 	back := make([]byte, len(when)+1)
 	if _, err := io.ReadFull(c, back); string(back) != when+"\n" || err != nil {
 		h.t.Errorf("open %s, %s: the host reads %q, %v", name, when, back, err)
@@ -206,9 +195,7 @@ func TestHelper(t *testing.T) {
 		rows := list(t, h.Name())
 		return rows[agentName].Guest == channel.GuestOpen && rows["a"].Guest == channel.GuestClosed
 	})
-	if got, want := h.Run("xenchan-guest list | tail -n +2 | cut -d' ' -f1 | xargs"), "a c "+agentName+"\n"; got != want {
-		t.Errorf("restored, the guest has %q, want %q", got, want)
-	}
+	h.Await("[ \"$(xenchan-guest list | tail -n +2 | cut -d' ' -f1 | xargs)\" = 'a c " + agentName + "' ]")
 	step("restored")
 	attach(t, h.Name(), "connection=socket,name=z")
 	attach(t, h.Name(), "connection=socket,name=x")

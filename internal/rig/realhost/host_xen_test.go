@@ -13,6 +13,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -175,6 +177,27 @@ func list(t *testing.T, domain string) map[string]channel.Info {
 	return all
 }
 
+// connected waits until both ends of these channels are, and returns what list says.
+func connected(t *testing.T, domain string, names ...string) map[string]channel.Info {
+	t.Helper()
+	return await(t, domain, "connected", names, isConnected)
+}
+
+func isConnected(c channel.Info) bool {
+	return c.State != nil && *c.State == 4 && c.FrontendState != nil && *c.FrontendState == 4
+}
+
+// await waits until all of a domain's channels of these names are as they should be,
+// and returns what list says.
+func await(t *testing.T, domain, what string, names []string, is func(channel.Info) bool) (rows map[string]channel.Info) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("the channels %v of %s are %s", names, domain, what), func() bool {
+		rows = list(t, domain)
+		return !slices.ContainsFunc(names, func(n string) bool { return !is(rows[n]) })
+	})
+	return rows
+}
+
 // attach plugs a channel in and returns where its host end is.
 func attach(t *testing.T, domain, spec string) string {
 	t.Helper()
@@ -204,13 +227,28 @@ func client(t *testing.T, path string) io.ReadWriteCloser {
 	return c
 }
 
+// echoing are functions of the guest's shell: hush TERMINAL ends the program that sends
+// back what comes there, and answer TERMINAL starts one. Two would each take a part, and
+// one whose terminal was hung up keeps a deaf terminal in the way of the next until it
+// has ended.
+const echoing = `
+hush() {
+	read -r old 2>/dev/null </tmp/echo-${1##*/} || return 0
+	kill -9 $old 2>/dev/null
+	while kill -0 $old 2>/dev/null; do usleep 10000; done
+	rm /tmp/echo-${1##*/}
+}
+answer() {
+	rm -f /tmp/up-${1##*/}
+	( stty raw -echo; : >/tmp/up-${1##*/}; exec cat ) <>$1 >&0 2>/dev/null &
+	echo $! >/tmp/echo-${1##*/}
+}
+`
+
 // echoAgent runs a program in the guest that sends back what it reads, and
 // waits for it to have the terminal.
 func echoAgent(g *xlguest.Guest, tty string) {
-	g.Run(fmt.Sprintf(`
-for i in $(seq 500); do (: <>%[1]s) 2>/dev/null && break; usleep 20000; done
-rm -f /tmp/up; ( stty raw -echo; : >/tmp/up; exec cat ) <>%[1]s >&0 2>/dev/null &
-for i in $(seq 500); do [ -e /tmp/up ] && exit 0; usleep 10000; done; exit 1`, tty))
+	g.Run(echoing + "hush " + tty + xlguest.Until("(: <>"+tty+") 2>/dev/null") + "answer " + tty + xlguest.Until("[ -e /tmp/up-"+filepath.Base(tty)+" ]"))
 }
 
 // echo sends size random bytes and compares what comes back.
@@ -275,4 +313,13 @@ func xenstoreLS(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return string(out)
+}
+
+// nodesGo waits until no line of xenstore has one of these texts.
+func nodesGo(t *testing.T, texts ...string) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("no node with one of %q is left behind", texts), func() bool {
+		all := xenstoreLS(t)
+		return !slices.ContainsFunc(texts, func(s string) bool { return strings.Contains(all, s) })
+	})
 }

@@ -114,22 +114,13 @@ func TestLibvirt(t *testing.T) {
 	defer virsh(t, "undefine", "virt")
 	check := func(g *xlguest.Guest, when string) {
 		t.Helper()
-		eventually(t, when+": both channels are connected", func() bool {
-			rows := list(t, "virt")
-			for _, name := range []string{"org.example.socket.0", "org.example.pty.0"} {
-				c, ok := rows[name]
-				if !ok || c.State == nil || *c.State != 4 || c.FrontendState == nil || *c.FrontendState != 4 {
-					return false
-				}
-			}
-			return true
-		})
+		rows := connected(t, "virt", "org.example.socket.0", "org.example.pty.0")
 		if n := qemus(t); n > 0 {
 			t.Errorf("%s: %d QEMU processes run", when, n)
 		}
 		echoEverywhere(g, 2)
 		echo(t, client(t, "/run/virt.sock"), 64<<10)
-		tty := list(t, "virt")["org.example.pty.0"].TTY
+		tty := rows["org.example.pty.0"].TTY
 		echo(t, client(t, tty), 16<<10)
 		xml := virsh(t, "dumpxml", "virt")
 		if !strings.Contains(xml, "<source path='"+tty+"'/>") {
@@ -149,7 +140,7 @@ func TestLibvirt(t *testing.T) {
 	g.Reattach()
 	check(g, "restored")
 	virsh(t, "destroy", "virt")
-	nothingLeft(t, before)
+	nothingLeft(t, "virt", before)
 }
 
 // Libvirt's own conversions of a domain keep the channels that xenchan sees in it.

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/internal/rig/xlguest"
 )
 
@@ -57,20 +58,22 @@ func TestLosses(t *testing.T) {
 	const n = 64 << 10
 	g.Run(`rm -f /tmp/listens /tmp/heard
 printf '%s\n' 'stty raw -echo' 'touch /tmp/listens' 'head -c 65536 >/tmp/heard.new' 'mv /tmp/heard.new /tmp/heard' >/tmp/hear
-sh /tmp/hear </dev/hvc1 >/dev/null 2>&1 &
-for i in $(seq 500); do [ -e /tmp/listens ] && break; usleep 100000; done`)
+sh /tmp/hear </dev/hvc1 >/dev/null 2>&1 &`)
+	g.Await("[ -e /tmp/listens ]")
 	hasty := client(t, socket)
 	if _, err := hasty.Write(said[:n]); err != nil {
 		t.Fatal(err)
 	}
 	hasty.Close()
-	heard := g.Run("for i in $(seq 300); do [ -e /tmp/heard ] && break; usleep 100000; done; md5sum </tmp/heard; rm /tmp/heard")
+	g.Await("[ -e /tmp/heard ]")
+	heard := g.Run("md5sum </tmp/heard; rm /tmp/heard")
 	if want := fmt.Sprintf("%x", md5.Sum(said[:n])); !strings.HasPrefix(heard, want) {
 		t.Errorf("of a client that writes 64 KiB and closes the guest has %s, want %s", heard, want)
 	}
-	for name, c := range list(t, g.Name()) {
-		if *c.Dropped != 0 || *c.Spooled != 0 {
-			t.Errorf("%s: %d bytes dropped, %d left", name, *c.Dropped, *c.Spooled)
+	both := []string{"org.example.a.0", "org.example.b.0"}
+	for name, c := range await(t, g.Name(), "empty", both, func(c channel.Info) bool { return c.Spooled != nil && *c.Spooled == 0 }) {
+		if *c.Dropped != 0 {
+			t.Errorf("%s: %d bytes dropped", name, *c.Dropped)
 		}
 	}
 }

@@ -29,6 +29,18 @@ printf '%s\n' 'stty raw -echo <&1' 'n=0' \
   'echo $n >/tmp/rounds.new; mv /tmp/rounds.new /tmp/rounds' >/tmp/talk
 sh /tmp/talk >/dev/hvc1 2>/dev/null </dev/null &`
 
+// talked stops it, and returns how often it did.
+func talked(t *testing.T, g *xlguest.Guest) int {
+	t.Helper()
+	g.Run("touch /tmp/stop")
+	g.Await("[ -e /tmp/rounds ]")
+	rounds, err := strconv.Atoi(strings.TrimSpace(g.Run("cat /tmp/rounds")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rounds
+}
+
 // The daemon is killed while a guest sends, and stopped and started again in between,
 // and nobody keeps its descriptors. The guest does not notice and every byte arrives; what was
 // being written to a client at the moment of a kill may arrive twice, at a stop
@@ -64,12 +76,7 @@ func TestDaemon_restartsInMidStream(t *testing.T) {
 	if seen := states(); len(seen) > 0 {
 		t.Errorf("the states went to %q; they were to stay 4", seen)
 	}
-	g.Run("touch /tmp/stop")
-	rounds, err := strconv.Atoi(strings.TrimSpace(g.Run("for i in $(seq 500); do [ -e /tmp/rounds ] && break; usleep 100000; done; cat /tmp/rounds")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	total := int64(rounds * len(f.text))
+	total := int64(talked(t, g) * len(f.text))
 	eventually(t, "all bytes arrive", func() bool { return f.pos.Load() >= total || t.Failed() })
 	c := list(t, g.Name())["org.example.stream.0"]
 	t.Logf("%d kills and %d stops in mid-stream: %d bytes sent, %d arrived, %d of them twice (%d at stops), %d dropped",

@@ -31,6 +31,7 @@ func TestRights(t *testing.T) {
 	})
 	attach(t, g.Name(), "connection=socket,name=org.example.ours.0,mode=0660,owner=0,group=0,spool=65536,overflow=drop-oldest")
 	attach(t, g.Name(), "connection=pty,name=org.example.tty.0")
+	connected(t, g.Name(), "org.example.stock.0", "org.example.ours.0", "org.example.tty.0") // there will be no further nodes
 	dom := g.DomID().String()
 	seen := rights(xenstoreLS(t))
 	for _, dir := range []string{"/local/domain/" + dom + "/device/console/", "/local/domain/0/backend/console/" + dom + "/", "/libxl/" + dom + "/device/console/"} {

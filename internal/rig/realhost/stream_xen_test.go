@@ -37,9 +37,9 @@ func TestHotplug_stream(t *testing.T) {
 				t.Logf("%s: %d bytes each way in %v, the same came back", name, sizes[name], took.Round(time.Millisecond))
 			}
 			compareWithXL(t, g)
-			for name, c := range list(t, g.Name()) {
+			for name, c := range connected(t, g.Name(), "org.example.a.0", "org.example.b.0") {
 				size := sizes[string(c.Connection)]
-				if *c.State != 4 || *c.FrontendState != 4 || *c.Dropped != 0 || *c.GuestToHost < uint64(size) || *c.HostToGuest < uint64(size) {
+				if *c.Dropped != 0 || *c.GuestToHost < uint64(size) || *c.HostToGuest < uint64(size) {
 					t.Errorf("%s: %+v", name, c)
 				}
 			}
@@ -47,10 +47,14 @@ func TestHotplug_stream(t *testing.T) {
 	}
 }
 
-// compareWithXL holds our --xl against what it imitates.
+// compareWithXL holds our --xl against what it imitates, at a moment when nothing changes.
 func compareWithXL(t *testing.T, g *xlguest.Guest) {
 	t.Helper()
-	theirs, ours := xl(t, "channel-list", g.Name()), xenchan(t, "list", g.Name(), "--xl")
+	var theirs, ours string
+	eventually(t, "xl shows the same twice", func() bool {
+		theirs, ours = xl(t, "channel-list", g.Name()), xenchan(t, "list", g.Name(), "--xl")
+		return theirs == ours || theirs == xl(t, "channel-list", g.Name())
+	})
 	t.Logf("xl channel-list:\n%s", theirs)
 	if theirs != ours {
 		t.Errorf("xl channel-list says\n%s\nand xenchan list --xl\n%s", theirs, ours)
@@ -119,13 +123,8 @@ func TestAttachDetach_25times(t *testing.T) {
 		}
 		echo(t, steady, 256)
 	}
-	if after := xenstoreLS(t); after != before {
-		t.Errorf("xenstore before\n%s\nand after\n%s", before, after)
-	}
-	out := g.Run("(: <>/dev/hvc2) 2>&1 || true")
-	if !strings.Contains(out, "No such device") {
-		t.Errorf("the guest's terminal is still there: %q", out)
-	}
+	eventually(t, "xenstore is as it was before", func() bool { return xenstoreLS(t) == before })
+	g.Await("(: <>/dev/hvc2) 2>&1 | grep -q 'No such device'")
 }
 
 // A guest that does not answer holds up nobody: here one that is paused.
@@ -133,18 +132,12 @@ func TestAttachDetach_pausedGuest(t *testing.T) {
 	startDaemon(t).ready()
 	g := guest(t, xlguest.Config{})
 	xl(t, "pause", g.Name())
-	begin := time.Now()
 	_, err := tryXenchan(t.Context(), "attach", g.Name(), "connection=socket,name=org.example.a.0", "--wait", "--timeout", "2s")
 	if err == nil || !strings.Contains(err.Error(), "exit status 4") {
 		t.Errorf("attach --wait to a paused guest: %v, want exit status 4", err)
 	}
 	xenchan(t, "detach", g.Name(), "org.example.a.0", "--timeout", "2s")
-	if took := time.Since(begin); took > time.Minute {
-		t.Errorf("attach and detach took %v", took)
-	}
-	if strings.Contains(xenstoreLS(t), "org.example.a.0") {
-		t.Error("nodes are left behind")
-	}
+	nodesGo(t, "org.example.a.0")
 	xl(t, "unpause", g.Name())
 	echoSoon(t, g)
 }

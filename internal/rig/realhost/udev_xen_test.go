@@ -3,6 +3,7 @@
 package realhost
 
 import (
+	"context"
 	"io"
 	"os"
 	"os/exec"
@@ -46,11 +47,10 @@ func installed(t *testing.T) map[string]string {
 func (h helper) links(names ...string) {
 	h.t.Helper()
 	want := strings.Join(names, " ")
-	out := h.Run(`for i in $(seq 250); do ok=1
-for d in xen-channel xen-channels xenchannel; do [ "$(ls /dev/$d 2>/dev/null | xargs)" = "` + want + `" ] || ok=; done
-[ $ok ] && exit; usleep 40000; done; ls -l /dev/xen*/; udevadm info --export-db | grep -A9 console-; cat /run/xenchan-guest/terminals`)
+	out := h.Run(`linked() { for d in xen-channel xen-channels xenchannel; do [ "$(ls /dev/$d 2>/dev/null | xargs)" = "` + want + `" ] || return 1; done; }
+(` + xlguest.Until("linked") + `) || { ls -l /dev/xen*/; udevadm info --export-db | grep -A9 console-; cat /run/xenchan-guest/terminals; }`)
 	if out != "" {
-		h.t.Errorf("the links are not %q:\n%s", want, out)
+		h.t.Fatalf("the links are not %q:\n%s", want, out)
 	}
 }
 
@@ -99,7 +99,9 @@ func TestGuest_systemd(t *testing.T) {
 	t.Logf("a guest with systemd starts in %v", time.Since(began).Round(time.Millisecond))
 	t.Cleanup(func() {
 		if t.Failed() {
-			h.Exec(t.Context(), "systemctl status; systemctl status xenchan-guest xenchan-qemu-ga; ls -l /dev/xen*/")
+			ctx, cancel := context.WithTimeout(context.Background(), xlguest.Patience)
+			defer cancel()
+			h.Exec(ctx, "systemctl status; systemctl status xenchan-guest xenchan-qemu-ga; ls -l /dev/xen*/")
 		}
 	})
 	active := func() string { return strings.TrimSpace(h.Run("systemctl is-active xenchan-guest || true")) }

@@ -234,30 +234,58 @@ func Adopt(t testing.TB, name string) *Guest {
 	return g
 }
 
-// Attach opens the console again, as is needed when the domain has a new number
-// (after a reboot, say).
+// Reboot has xl reboot the domain, and waits until the new one answers.
+func (g *Guest) Reboot() {
+	g.t.Helper()
+	old := g.DomID().String()
+	if _, err := XL(g.t.Context(), "reboot", g.name); err != nil {
+		g.t.Fatal(err)
+	}
+	for end := time.Now().Add(Patience); ; time.Sleep(200 * time.Millisecond) {
+		if out, err := XL(g.t.Context(), "domid", g.name); err == nil && strings.TrimSpace(out) != old {
+			break
+		}
+		if time.Now().After(end) {
+			g.t.Fatalf("%s does not reboot", g.name)
+		}
+	}
+	g.Reattach()
+}
+
+// Attach opens the console again, as is needed when the domain has a new number.
 func (g *Guest) Attach() {
+	g.t.Helper()
+	if err := g.attach(); err != nil {
+		g.t.Fatalf("console of %s: %v", g.name, err)
+	}
+}
+
+func (g *Guest) attach() error {
 	g.t.Helper()
 	if g.con != nil {
 		g.con.close()
+		g.con = nil
 	}
 	con, err := openConsole(g.DomID())
 	if err != nil {
-		g.t.Fatalf("console of %s: %v", g.name, err)
+		return err
 	}
 	g.con = con
+	return nil
 }
 
-// Reattach is Attach for a guest that runs already, as after xl restore. It waits until
-// the guest answers: xenconsoled may close a console that is opened very early once more.
+// Reattach is Attach for a guest that runs already, as after xl restore, or boots. It
+// waits until the guest answers: xenconsoled may close a console that is opened very
+// early once more.
 func (g *Guest) Reattach() {
 	g.t.Helper()
 	var err error
-	for end := time.Now().Add(Patience); time.Now().Before(end); {
-		g.Attach()
-		ctx, cancel := context.WithTimeout(g.t.Context(), Patience/4)
-		_, _, err = g.Exec(ctx, ":")
-		cancel()
+	for end := time.Now().Add(Patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if err = g.attach(); err == nil {
+			ctx, cancel := context.WithTimeout(g.t.Context(), Patience/4)
+			_, _, err = g.Exec(ctx, ":")
+			cancel()
+		}
 		if err == nil {
 			return
 		}
@@ -336,6 +364,25 @@ func (g *Guest) Wait(text string) {
 // must not keep the console.
 func (g *Guest) Exec(ctx context.Context, script string) (output string, status int, err error) {
 	return g.con.exec(ctx, script)
+}
+
+// Until is a part of a script: it waits until a condition of the shell holds, and ends
+// the script with status 1 when it does not for long, though not for [Patience].
+func Until(condition string) string {
+	const seconds = int(Patience*3/4) / int(time.Second)
+	return fmt.Sprintf(`
+read -r up _ </proc/uptime; end=$((${up%%.*} + %d))
+until %s; do
+	read -r up _ </proc/uptime; [ ${up%%.*} -lt $end ] || exit 1
+	usleep 20000
+done
+`, seconds, condition)
+}
+
+// Await waits until a condition of the shell holds in the guest.
+func (g *Guest) Await(condition string) {
+	g.t.Helper()
+	g.Run(Until(condition))
 }
 
 // Run is Exec for a script that must succeed within [Patience].
