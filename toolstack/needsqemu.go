@@ -10,12 +10,13 @@ import (
 	"github.com/xenchan/xenchan/xenstore"
 )
 
-// qemuBackends are the kinds of backends, as in their path, that only a QEMU serves.
-var qemuBackends = []string{"qdisk", "vfb", "9pfs", "qusb", "virtio_disk"}
+// QEMUBackends are the kinds of backends, as in their path, that only a QEMU serves.
+var QEMUBackends = []string{"qdisk", "vfb", "9pfs", "qusb", "virtio_disk"}
 
 // NeedsQEMU says why a domain without an emulated machine must have a real QEMU, or ""
-// if its channels are all that it has one for. Libxl has written all its devices
-// before it starts one.
+// if its channels are all that it has one for. Libxl has written most of its devices
+// before it starts one; but USB controllers, and shared directories since Xen 4.19, only
+// then (libxl_create.c, device_type_tbl), and more may be plugged in.
 func NeedsQEMU(ctx context.Context, r xenstore.Reader, dom xen.DomID) (why string, err error) {
 	v := xenstore.NewValues(ctx, r)
 	root := fmt.Sprintf("/libxl/%v/device", dom)
@@ -33,7 +34,7 @@ func NeedsQEMU(ctx context.Context, r xenstore.Reader, dom xen.DomID) (why strin
 				continue // another domain's
 			}
 			by, _, _ := strings.Cut(rest, "/")
-			if slices.Contains(qemuBackends, by) || by == "vkbd" && v.Get(backend+"/backend-type") == "qemu" {
+			if slices.Contains(QEMUBackends, by) || by == "vkbd" && v.Get(backend+"/backend-type") == "qemu" {
 				return fmt.Sprintf("only QEMU serves its device %s/%s (%s)", kind, dev, by), v.Err()
 			}
 		}

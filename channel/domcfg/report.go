@@ -2,6 +2,7 @@ package domcfg
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -86,6 +87,25 @@ func (r *Report) result(errs Errors) ([]Warning, error) {
 		errs = append(errs[:maxMessages], &Error{Message: r.Message(Place{next.Line, next.Col}, "", "too many errors", "what follows is not reported", "")})
 	}
 	return r.Warnings, errs
+}
+
+// Strict is what is wrong for a reader who takes no file with a surprise: the errors, and
+// each warning that is no note. The error is [Errors] or nil, or err if that is another one.
+func Strict(warnings []Warning, err error) error {
+	var all Errors
+	if err != nil && !errors.As(err, &all) {
+		return err
+	}
+	for _, w := range warnings {
+		if !w.Note {
+			all = append(all, &Error{Message: w.Message})
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(all, func(a, b *Error) int { return a.compare(b.Message) })
+	return all
 }
 
 func (m Message) compare(n Message) int {

@@ -59,22 +59,19 @@ func (a *app) check(path string, xen xlcfg.Version, strict bool) error {
 		return err
 	}
 	channels, warnings, err := file.Stock(xen)
-	refused := domcfg.Errors{}
 	for _, w := range warnings {
 		switch {
 		case w.Note:
 			a.warn("note: %s", w.String())
-		case strict:
-			refused = append(refused, &domcfg.Error{Message: w.Message})
-		default:
+		case !strict:
 			a.warn("warning: %s", w.String())
 		}
 	}
+	if strict {
+		err = domcfg.Strict(warnings, err)
+	}
 	if err != nil {
 		return a.reportErrors(err)
-	}
-	if len(refused) > 0 {
-		return a.reportErrors(refused)
 	}
 	if a.output == "json" {
 		specs := []channel.Spec{}

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -89,12 +90,17 @@ func (a *app) deviceModel(ctx context.Context, args []string) error {
 	defer stop()
 	m := deviceModel{app: a, where: w, args: args, Config: devicemodel.Config{
 		Request: request, RunDir: w.runDir(), UserData: libxlUserData, Log: log,
+		HasQEMU:    func() error { _, err := findQEMU(); return err },
 		Hypervisor: func(ctx context.Context) (xen.Hypervisor, error) { return a.openHypervisor(ctx, w, 0) },
 	}}
 	if restore {
 		return m.restoreLost(ctx)
 	}
-	return m.run(ctx)
+	for { // until it is a QEMU, if the domain has come to need one
+		if err := m.run(ctx); !errors.Is(err, standin.ErrQEMU) {
+			return err
+		}
+	}
 }
 
 // deviceModel is one of a domain, or of none, when libxl asks what it can do.
@@ -134,6 +140,9 @@ func (m *deviceModel) run(ctx context.Context) error {
 	case verdict == standin.QEMU:
 		loop.Close()
 		return execQEMU(m.Log, why, m.args)
+	case verdict == standin.Beside:
+		loop.Close()
+		return execQEMU(m.Log, why+"; the daemon goes on serving its consoles", standin.WithoutChannels(m.args))
 	case verdict == standin.Ready:
 		m.Log.Info("the daemon serves the consoles of this domain", "domid", m.DomID)
 		loop.Left = sync.OnceFunc(func() {
@@ -190,6 +199,16 @@ func (m *deviceModel) restoreLost(ctx context.Context) (err error) {
 
 // execQEMU becomes the QEMU that the domain needs.
 func execQEMU(log *slog.Logger, why string, args []string) error {
+	path, err := findQEMU()
+	if err != nil {
+		return fmt.Errorf("this domain needs a real QEMU: %s: %w", why, err)
+	}
+	log.Info("this domain gets the real QEMU", "why", why, "qemu", path)
+	return fmt.Errorf("exec %s: %w", path, syscall.Exec(path, append([]string{path}, args...), os.Environ()))
+}
+
+// findQEMU is the real QEMU of this host.
+func findQEMU() (string, error) {
 	var places []string
 	if path := os.Getenv("XENCHAN_QEMU"); path != "" {
 		places = []string{path}
@@ -205,12 +224,9 @@ func execQEMU(log *slog.Logger, why string, args []string) error {
 			self, err := os.Stat(of)
 			return err == nil && os.SameFile(info, self)
 		}
-		if err != nil || info.IsDir() || slices.ContainsFunc(ours, same) {
-			continue
+		if err == nil && !info.IsDir() && !slices.ContainsFunc(ours, same) {
+			return path, nil
 		}
-		log.Info("this domain gets the real QEMU", "why", why, "qemu", path)
-		return fmt.Errorf("exec %s: %w", path, syscall.Exec(path, append([]string{path}, args...), os.Environ()))
 	}
-	return errors.Join(fmt.Errorf("this domain needs a real QEMU: %s", why),
-		fmt.Errorf("none is installed at %v: install the package with Xen's QEMU, or name it in XENCHAN_QEMU", places))
+	return "", fmt.Errorf("none is installed at any of %s: install the package with Xen's QEMU, or name it in XENCHAN_QEMU", strings.Join(places, ", "))
 }

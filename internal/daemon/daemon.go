@@ -42,6 +42,7 @@ import (
 
 	"github.com/xenchan/xenchan/agent/firewall"
 	"github.com/xenchan/xenchan/internal/fdstore"
+	"github.com/xenchan/xenchan/toolstack"
 	"github.com/xenchan/xenchan/xen"
 	"github.com/xenchan/xenchan/xenstore"
 )
@@ -179,6 +180,11 @@ func (d *Daemon) start(ctx context.Context, status, public net.Listener) {
 		d.group.Go(func() error { return d.pulse(all) })
 	}
 	d.group.Go(func() error { return d.observe(all) })
+	if d.self == "/local/domain/0" && d.DeviceModel == 0 {
+		for _, kind := range toolstack.QEMUBackends {
+			d.group.Go(func() error { return d.followLate(all, kind) })
+		}
+	}
 }
 
 // follow keeps one device for each backend directory.

@@ -33,6 +33,7 @@ var errDestroyed = errors.New("libxl waits for no device model of this domain")
 type standIns struct {
 	mu    sync.Mutex
 	taken map[xen.DomID]net.Conn // nil until the device model has its answer; guarded by mu
+	late  map[xen.DomID]string   // what those are to hear then; guarded by mu
 }
 
 func (s *standIns) has(dom xen.DomID) bool {
@@ -55,6 +56,23 @@ func (s *standIns) put(dom xen.DomID, c net.Conn) {
 		c = old
 	}
 	s.taken[dom] = c
+	if last := s.late[dom]; last != "" && c != nil {
+		s.endLocked(dom, last)
+	}
+}
+
+// need tells a device model what it has to become, as soon as it listens.
+func (s *standIns) need(dom xen.DomID, last string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.taken[dom] != nil {
+		s.endLocked(dom, last)
+		return
+	}
+	if s.late == nil {
+		s.late = make(map[xen.DomID]string)
+	}
+	s.late[dom] = last
 }
 
 func (s *standIns) doms() (all []xen.DomID) {
@@ -70,12 +88,17 @@ func (s *standIns) doms() (all []xen.DomID) {
 func (s *standIns) end(dom xen.DomID, last string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.endLocked(dom, last)
+}
+
+func (s *standIns) endLocked(dom xen.DomID, last string) {
 	if c := s.taken[dom]; c != nil {
 		_ = c.SetWriteDeadline(time.Now().Add(time.Second)) // it may be gone before
 		_, _ = c.Write([]byte(last))
 		_ = c.Close()
 	}
 	delete(s.taken, dom)
+	delete(s.late, dom)
 }
 
 // endAll hangs up on all device models, which wait for the next daemon.
@@ -136,8 +159,11 @@ func (d *Daemon) serveStandIn(w http.ResponseWriter, r *http.Request) {
 // is ready, once clients can connect to them.
 func (d *Daemon) standIn(ctx context.Context, dom xen.DomID) (answer string, ready bool, err error) {
 	why, err := toolstack.NeedsQEMU(ctx, d.Store, dom)
-	if err != nil || why != "" {
-		return standin.QEMU + " " + why, false, err
+	if err == nil && why != "" {
+		return d.aside(ctx, dom, why)
+	}
+	if err != nil {
+		return "", false, err
 	}
 	consoles, why, err := d.stockConsoles(ctx, dom)
 	if err != nil || why != "" {

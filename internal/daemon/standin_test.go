@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/internal/standin"
 	"github.com/xenchan/xenchan/toolstack"
+	"github.com/xenchan/xenchan/xenstore"
 )
 
 // stock makes a console as libxl leaves it to a QEMU, and what libxl waits for.
@@ -81,6 +83,37 @@ func TestStandIn(t *testing.T) {
 	if rest, err := io.ReadAll(again); string(rest) != "gone\n" || err != nil {
 		t.Errorf("at the end of the domain it hears %q, %v", rest, err)
 	}
+}
+
+// A domain gets a device that only QEMU serves when its device model is there already:
+// that is to become a QEMU, and the consoles stay with the daemon.
+func TestStandIn_late(t *testing.T) {
+	r := newRig(t)
+	s := r.stock(channel.Spec{Name: "a", Connection: channel.Socket})
+	daemon := r.daemon()
+	conn, said := r.handOver()
+	if !strings.HasSuffix(said, "ready\n") {
+		t.Fatalf("%q", said)
+	}
+	const why = "beside only QEMU serves its device vusb/0 (qusb)\n"
+	backend := fmt.Sprintf("/local/domain/0/backend/qusb/%v/0", r.dom.ID)
+	r.check(r.store.Tx(t.Context(), func(tx *xenstore.Tx) error {
+		return errors.Join(tx.Write(t.Context(), backend+"/online", "1"),
+			tx.Write(t.Context(), fmt.Sprintf("/libxl/%v/device/vusb/0/backend", r.dom.ID), backend))
+	}))
+	if rest, err := io.ReadAll(conn); string(rest) != why || err != nil {
+		t.Errorf("it hears %q, %v", rest, err)
+	}
+	if _, said := r.handOver(); !strings.HasSuffix(said, why) {
+		t.Errorf("asked again: %q", said)
+	}
+	if kind, err := r.store.Read(t.Context(), s.Frontend+"/type"); kind != toolstack.Type || err != nil {
+		t.Errorf("QEMU sees a console of type %q, %v", kind, err)
+	}
+	r.dial(s.Path).Close()
+	daemon.stop()
+	r.daemon()
+	r.dial(s.Path).Close()
 }
 
 // What the daemon cannot serve it leaves alone, and says why.

@@ -20,6 +20,7 @@ import (
 	"github.com/xenchan/xenchan/internal/standin"
 	"github.com/xenchan/xenchan/toolstack"
 	"github.com/xenchan/xenchan/xen"
+	"github.com/xenchan/xenchan/xenbus"
 	"github.com/xenchan/xenchan/xenstore"
 )
 
@@ -32,6 +33,8 @@ type Config struct {
 	// is closed after use.
 	Store      *xenstore.Store
 	Hypervisor func(context.Context) (xen.Hypervisor, error)
+	// HasQEMU says why there is no real QEMU on this host, if there is none.
+	HasQEMU func() error
 	// RunDir is the daemon's.
 	RunDir string
 	// UserData is where libxl keeps what it knows of domains.
@@ -65,7 +68,8 @@ func newModel(c Config) *model {
 	}
 }
 
-// Run serves the consoles of one domain until that ends.
+// Run serves the consoles of one domain until that ends, or needs a QEMU, which is a
+// [standin.ErrQEMU] that says for what.
 func Run(ctx context.Context, c Config) error {
 	m := newModel(c)
 	group, all := errgroup.WithContext(ctx)
@@ -85,6 +89,7 @@ func Run(ctx context.Context, c Config) error {
 		return errEnd
 	})
 	group.Go(func() error { return m.awaitEnd(all) })
+	group.Go(func() error { return m.awaitNeed(all) })
 	group.Go(func() error { return m.serveAlone(all) })
 	group.Go(func() error {
 		// Until libxl has talked to us, what follows would only delay it.
@@ -98,10 +103,51 @@ func Run(ctx context.Context, c Config) error {
 		}
 		return nil // the others work
 	})
-	if err := group.Wait(); !errors.Is(err, errEnd) && ctx.Err() == nil {
+	err := group.Wait()
+	switch {
+	case errors.Is(err, standin.ErrQEMU):
+		return errors.Join(err, m.giveWay())
+	case errors.Is(err, errEnd) || ctx.Err() != nil:
+		return nil
+	}
+	return err
+}
+
+// awaitNeed waits for a device that only QEMU serves: libxl adds some when the device
+// model is there.
+func (m *model) awaitNeed(ctx context.Context) error {
+	var why string
+	err := m.Store.WaitUntil(ctx, func(r xenstore.Reader) (bool, error) {
+		var err error
+		why, err = NeedsQEMU(ctx, r, m.Request)
+		return why != "", err
+	})
+	if err != nil {
 		return err
 	}
-	return nil
+	if err := m.HasQEMU(); err != nil {
+		m.Log.Error("the domain needs a real QEMU, and has its consoles alone", "why", why, "error", err)
+		return nil
+	}
+	return fmt.Errorf("%w: %s", standin.ErrQEMU, why)
+}
+
+// giveWay leaves nothing that says that we serve the domain. A QEMU takes over consoles
+// that nobody has begun to serve (xen-legacy-backend.c), with the ring that there is.
+func (m *model) giveWay() error {
+	ctx, cancel := context.WithTimeout(context.Background(), talkWithin)
+	defer cancel()
+	return errors.Join(os.RemoveAll(RunDir(m.RunDir, m.DomID)), m.Store.Tx(ctx, func(tx *xenstore.Tx) error {
+		v, p := xenstore.NewValues(ctx, tx), tx.Pipeline()
+		root := fmt.Sprintf("/local/domain/0/backend/console/%v", m.DomID)
+		for _, devid := range v.List(root) {
+			if v.Get(fmt.Sprintf("/local/domain/%v/device/console/%s/type", m.DomID, devid)) == toolstack.StockType {
+				p.Write(root+"/"+devid+"/state", xenbus.Initialising.Decimal())
+			}
+		}
+		p.Remove(m.home + "/xenchan")
+		return errors.Join(v.Err(), p.Wait(ctx))
+	}))
 }
 
 func poke(c chan struct{}) {

@@ -128,6 +128,19 @@ func (r *Request) chardev(value string, sockets map[string]Monitor) error {
 	return nil
 }
 
+// WithoutChannels is a command line without the host ends of channels, for a QEMU whose
+// domain has them from somebody else.
+func WithoutChannels(args []string) (rest []string) {
+	for i := 0; i < len(args); i++ {
+		if args[i] == optChardev && i+1 < len(args) && strings.HasPrefix(property(args[i+1], "id"), channelPrefix) {
+			i++
+			continue
+		}
+		rest = append(rest, args[i])
+	}
+	return rest
+}
+
 // channelPrefix begins libxl's name for the chardev of a channel; the devid follows.
 const channelPrefix = "libxl-channel"
 

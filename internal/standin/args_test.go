@@ -78,6 +78,15 @@ func TestLost(t *testing.T) {
 	}
 }
 
+func TestWithoutChannels(t *testing.T) {
+	args := strings.Fields(recorded)
+	rest := WithoutChannels(args)
+	r, err := Parse(rest)
+	if err != nil || len(r.Chardevs) > 0 || len(r.Monitors) != 2 || len(rest) != len(args)-4 {
+		t.Errorf("%q: %v", rest, err)
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add(recorded)
 	f.Add("-xen-domid 1 -chardev socket,id=,path= -mon chardev=")

@@ -85,8 +85,8 @@ func (l *Loop) Close() {
 }
 
 // HandOver asks the daemon to serve the domain's consoles. [Ready] means that it does,
-// and has told libxl; then Run lasts until the domain's end. [Alone] and [QEMU] are for
-// somebody else. No daemon is an Alone.
+// and has told libxl; then Run lasts until the domain's end. [Alone], [QEMU] and [Beside]
+// are for somebody else. No daemon is an Alone.
 func (l *Loop) HandOver() (verdict, why string, err error) {
 	if l.daemon, err = connect(l.RunDir, l.DomID); err != nil || l.daemon < 0 {
 		return Alone, "no daemon runs", err
@@ -119,7 +119,8 @@ func (l *Loop) hangUp() {
 	l.daemon, l.answer = -1, answer{ttys: l.answer.ttys}
 }
 
-// Run talks to libxl until the domain is gone, a client asks it to end, or Stop.
+// Run talks to libxl until the domain is gone, a client asks it to end, or Stop. It
+// returns [ErrQEMU] when the daemon has said [Beside].
 func (l *Loop) Run() error {
 	events := make([]syscall.EpollEvent, 4)
 	for {
@@ -150,7 +151,7 @@ func (l *Loop) handle(fd int) (over bool, err error) {
 		return true, nil
 	}
 	if fd == l.daemon {
-		return l.hearDaemon(), nil
+		return l.hearDaemon()
 	}
 	if _, ok := l.monitors[fd]; ok {
 		return false, l.accept(fd)
@@ -165,19 +166,24 @@ func (l *Loop) handle(fd int) (over bool, err error) {
 	return l.quit, nil
 }
 
-// hearDaemon says whether the domain is gone.
-func (l *Loop) hearDaemon() (gone bool) {
+// hearDaemon says whether the domain is gone, or needs something else.
+func (l *Loop) hearDaemon() (gone bool, need error) {
 	var buf [4096]byte
 	n, err := read(l.daemon, buf[:])
 	if err == nil && n > 0 {
-		if err = l.answer.take(buf[:n]); err == nil && l.answer.word == Gone {
-			return true
-		}
+		err = l.answer.take(buf[:n])
 	}
-	if err != nil || n == 0 || l.answer.word != "" && l.answer.word != Ready {
+	switch word := l.answer.word; {
+	case err != nil || n == 0:
 		l.hangUp() // the next daemon goes on
+	case word == Gone:
+		return true, nil
+	case word == Beside:
+		return true, ErrQEMU
+	case word != "" && word != Ready:
+		l.hangUp()
 	}
-	return false
+	return false, nil
 }
 
 // reconnect asks a daemon that has come since to tell us of the domain's end. It serves

@@ -1,6 +1,7 @@
 package standin
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -82,7 +83,11 @@ func (p Program) main(argv []string) error {
 			logLine(fmt.Sprintf("a channel is missing: %s: %v", p.Host, err))
 		}
 	}
-	return loop.Run()
+	if err := loop.Run(); !errors.Is(err, ErrQEMU) {
+		return err
+	}
+	loop.Close()
+	return p.become(argv)
 }
 
 // become is the host's program from now on.

@@ -166,6 +166,22 @@ func TestProgram_becomes(t *testing.T) {
 	}
 }
 
+// A domain may get a device for which it needs a QEMU, when it runs.
+func TestProgram_becomesLater(t *testing.T) {
+	s := begin(t, true)
+	daemon := s.asked(ready)
+	daemon.Write([]byte(Beside + " for a disk\n"))
+	if got := receive(s, "the other program", s.became); got[0] != "/bin/xenchan" || got[1] != "xenchan-dm" {
+		t.Errorf("%q", got)
+	}
+	if status := receive(s, "the end", s.ended); status != 1 { // of an exec that fails
+		t.Errorf("status %d", status)
+	}
+	if _, err := os.Stat(s.qmp); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the QMP socket stays: %v", err)
+	}
+}
+
 // A daemon that fails is not taken for one that serves.
 func TestProgram_daemonFails(t *testing.T) {
 	for _, answer := range []string{

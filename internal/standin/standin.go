@@ -28,7 +28,14 @@ const (
 	Alone = "alone" // the daemon cannot serve them, and why
 	QEMU  = "qemu"  // the domain needs a real one, and why
 	Gone  = "gone"
+	// Beside is what a daemon says, also after Ready, that serves the consoles of a domain
+	// which has got a device for which it needs a real QEMU, and why: one that keeps off the
+	// consoles. Libxl adds some devices after it has started the device model.
+	Beside = "beside"
 )
+
+// ErrQEMU ends a device model that has to become a real QEMU.
+var ErrQEMU = errors.New("the domain has got a device that only QEMU serves")
 
 // Path is what a daemon is asked at, by POST; a domid takes the place of %v.
 const Path = "/v1/device-models/%v"
