@@ -31,7 +31,8 @@ type Store struct {
 	mu sync.Mutex
 	// kept is what the manager keeps, by name: nil but for what it has given this
 	// process and nobody has claimed yet. Guarded by mu.
-	kept map[string]*sys.Handle
+	kept  map[string]*sys.Handle
+	names int // bytes of the names, with one more for each; guarded by mu
 }
 
 // Inherit takes what the manager has given this process, and finds the manager. It
@@ -44,6 +45,7 @@ func Inherit() (*Store, error) {
 		errs = append(errs, err, f.Close())
 		if err == nil {
 			s.kept[f.Name()] = h
+			s.names += len(f.Name()) + 1
 		}
 	}
 	if path := os.Getenv("NOTIFY_SOCKET"); path != "" {
@@ -72,18 +74,40 @@ func duplicate(f *os.File) (*sys.Handle, error) {
 // Keeps says whether descriptors outlive this process.
 func (s *Store) Keeps() bool { return s != nil && s.manager != nil }
 
+// mostNames is how many bytes the names may have together, with one more for each: the
+// next process gets them in one variable of its environment, for which Linux has 128
+// KiB, and it could not be started with more (execve(2)).
+const mostNames = 127 << 10
+
+// ErrFull says that the next process could not be told of more descriptors.
+var ErrFull = errors.New("the names of what is kept have no more room in the environment of the next process")
+
 // Keep has the manager keep a descriptor under a name of its own: at most 255
 // visible ASCII characters but the colon. The handle stays the caller's.
 func (s *Store) Keep(name string, h *sys.Handle) error {
 	if !s.Keeps() {
 		return nil
 	}
-	s.mu.Lock()
-	s.kept[name] = nil
-	s.mu.Unlock()
+	if !s.enter(name) {
+		return ErrFull
+	}
 	// The manager would drop a terminal that nobody has open, and a client that
 	// has left while what it said is not read yet, as both are hung up.
 	return s.tell("FDSTORE=1\nFDPOLL=0\nFDNAME="+name, h)
+}
+
+// enter notes a name, if there is room for it.
+func (s *Store) enter(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.kept[name]; !known {
+		if s.names+len(name)+1 > mostNames {
+			return false
+		}
+		s.names += len(name) + 1
+	}
+	s.kept[name] = nil
+	return true
 }
 
 // Forget has the manager close what it keeps under a name.
@@ -95,7 +119,10 @@ func (s *Store) Forget(name string) error {
 		return nil
 	}
 	s.mu.Lock()
-	delete(s.kept, name)
+	if _, known := s.kept[name]; known {
+		delete(s.kept, name)
+		s.names -= len(name) + 1
+	}
 	s.mu.Unlock()
 	return s.tell("FDSTOREREMOVE=1\nFDNAME=" + name)
 }

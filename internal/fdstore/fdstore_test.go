@@ -96,7 +96,9 @@ func start(t *testing.T, m *fdstore.Manager) *process {
 	}
 	started()
 	r.Close()
-	return &process{t, cmd, w, bufio.NewScanner(out)}
+	lines := bufio.NewScanner(out)
+	lines.Buffer(nil, 1<<20)
+	return &process{t, cmd, w, lines}
 }
 
 func (p *process) expect(want string) {
@@ -179,6 +181,34 @@ func TestStore_lastWordsAreHeard(t *testing.T) {
 	if n := len(m.Kept()); n != 200 {
 		t.Errorf("%d descriptors are kept", n)
 	}
+}
+
+// The names go to the next process in one variable of its environment. What has no room
+// there is not kept: else there would be no next process.
+func TestStore_manyNames(t *testing.T) {
+	m := newManager(t)
+	p := start(t, m)
+	p.expect(" true ")
+	const n = 128 << 10 / 256
+	name := func(i int) string { return fmt.Sprintf("%0255d", i) }
+	for i := range n {
+		want := "kept <nil>"
+		if i*256 > 127<<10-256 {
+			want = "kept " + fdstore.ErrFull.Error()
+		}
+		p.ask("keep "+name(i), want)
+	}
+	p.ask("forget "+name(0), "forgotten <nil>")
+	p.ask("keep "+name(1), "kept <nil>")
+	p.ask("keep "+name(n), "kept <nil>")
+	p.ask("keep "+name(n+1), "kept "+fdstore.ErrFull.Error())
+	p.kill()
+	p = start(t, m)
+	defer p.kill()
+	if !p.out.Scan() || !strings.HasSuffix(p.out.Text(), " "+name(n)) {
+		t.Fatalf("the next process says %.100q", p.out.Text())
+	}
+	p.ask("keep "+name(0), "kept "+fdstore.ErrFull.Error()) // it counts what it was given
 }
 
 // The messages are those of sd_notify(3) and sd_pid_notify_with_fds(3): one

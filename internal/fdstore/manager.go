@@ -34,7 +34,7 @@ type keptFD struct {
 }
 
 // maxKept bounds what a service can have kept, as FileDescriptorStoreMax= does.
-const maxKept = 8192
+const maxKept = 16384
 
 // NewManager listens for the service's messages on a socket at path, in place of one
 // that a manager has left behind that was killed.
