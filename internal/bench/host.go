@@ -22,9 +22,10 @@ import (
 	"github.com/xenchan/xenchan/xenstore/wire"
 )
 
-// perDomain is how many channels a domain has here: more than a Linux guest could
-// use, and within a guest's quota of nodes.
-const perDomain = 100
+// mostDomains is how many domains share the channels, evenly: so those that are busy at
+// once are in as many domains whatever their number. A domain has more of them than a
+// Linux guest could use, and nodes within a guest's quota.
+const mostDomains = 100
 
 // place is where a channel is: its domain and its number there.
 type place struct{ dom, devid int }
@@ -32,12 +33,12 @@ type place struct{ dom, devid int }
 func places(channels int) []place {
 	all := make([]place, channels)
 	for i := range all {
-		all[i] = place{1 + i/perDomain, 1 + i%perDomain}
+		all[i] = place{1 + i%mostDomains, 1 + i/mostDomains}
 	}
 	return all
 }
 
-func domains(channels int) int { return (channels + perDomain - 1) / perDomain }
+func domains(channels int) int { return min(channels, mostDomains) }
 
 func (p place) socket(dir string) string {
 	return filepath.Join(sim.RunDir(dir), fmt.Sprintf("d%d", p.dom), fmt.Sprintf("c%d.sock", p.devid))
@@ -120,7 +121,7 @@ func makeNodes(ctx context.Context, store *xenstore.Store, p place, dir string) 
 func playGuests(ctx context.Context, dir string, channels int) error {
 	all, ctx := errgroup.WithContext(ctx)
 	for i := range domains(channels) {
-		n := min(perDomain, channels-i*perDomain)
+		n := (channels - i + mostDomains - 1) / mostDomains
 		ready := make(chan struct{})
 		all.Go(func() error { return guest(ctx, dir, xen.DomID(i+1), n, ready) })
 		select {

@@ -21,13 +21,11 @@ const (
 	every = 20 * time.Millisecond
 	// streaming is how many channels stream at once where the cost of a byte is measured.
 	streaming = 10
-	// elsewhere is what a channel needs of descriptors in the process with the
-	// hypervisor: two for its events, and its page.
-	elsewhere = 3
-	spare     = 200
-	// What the daemon needs for a channel, and for a client with the pipes to it.
-	channelFiles = 3
-	clientFiles  = 5
+	// spare is more than the processes need beside the channels, the daemon with its
+	// reserve for channels to come, and the hypervisor with all domains.
+	spare = 1000
+	// What the daemon needs of descriptors for a client with the pipes to it.
+	clientFiles = 5
 )
 
 // base is a daemon without channels, and how many it could have.
@@ -40,7 +38,7 @@ type base struct {
 
 // clients is how many of n channels can have one at once: the daemon has a client wait
 // for whose descriptors there is no room.
-func (b base) clients(n int) int { return min(n, (b.files-spare-channelFiles*n)/clientFiles) }
+func (b base) clients(n int) int { return min(n, (b.files-b.files/8-spare-n)/clientFiles) }
 
 func measureBase(ctx context.Context, o options) (b base, err error) {
 	r, err := newRig(ctx, o, 0)
@@ -57,7 +55,7 @@ func measureBase(ctx context.Context, o options) (b base, err error) {
 		return b, err
 	}
 	b.files = int(about.OpenFiles)
-	b.most = min(about.MaxChannels, int(limit.Max-spare)/elsewhere)
+	b.most = min(about.MaxChannels, int(limit.Max-spare)) // the hypervisor has a page for each
 	if b.work, err = workOf(r.pid()); err != nil {
 		return b, err
 	}

@@ -3,11 +3,14 @@ package daemon
 import (
 	"errors"
 	"sync"
+
+	"github.com/xenchan/xenchan/xen"
 )
 
 // What is needed of descriptors.
 const (
-	channelFiles = 3 // a channel: its place on the host, and its events, on an embedded host two
+	channelFiles = 1 // a channel: its place on the host
+	domainFiles  = 2 // the channels of a domain: their events, on an embedded host
 	pipeFiles    = 4 // with its first client, for as long as it is there
 	clientFiles  = 1 // each client
 )
@@ -25,38 +28,51 @@ type files struct {
 	limit int // of them all; 0: as many as anybody wants
 
 	mu       sync.Mutex
-	channels int // descriptors; guarded by mu, as all below
-	clients  int // of clients, and pipes
+	domains  map[xen.DomID]int // channels; guarded by mu, as all below
+	channels int               // descriptors of channels and domains
+	clients  int               // of clients, and pipes
 }
 
 func (f *files) forChannels() int { return f.limit / 4 * 3 }
 
-// channel says whether there are enough for one more.
-func (f *files) channel() bool {
+// channel says whether there are enough for one more of a domain.
+func (f *files) channel(dom xen.DomID) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	n := f.channels + channelFiles
+	if f.domains[dom] == 0 {
+		n += domainFiles
+	}
 	if f.limit > 0 && (n > f.forChannels() || n+f.clients > f.limit) {
 		return false
 	}
+	if f.domains == nil {
+		f.domains = make(map[xen.DomID]int)
+	}
+	f.domains[dom]++
 	f.channels = n
 	return true
 }
 
-func (f *files) channelGone() {
+func (f *files) channelGone(dom xen.DomID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.channels -= channelFiles
+	if f.domains[dom]--; f.domains[dom] == 0 {
+		delete(f.domains, dom)
+		f.channels -= domainFiles
+	}
 }
 
-// most is how many channels there would be descriptors for; 0 is any number.
+// most is how many channels of the domains that have some there would be descriptors
+// for; 0 is any number.
 func (f *files) most() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.limit == 0 {
 		return 0
 	}
-	return min(f.forChannels(), f.limit-f.clients) / channelFiles
+	return (min(f.forChannels(), f.limit-f.clients) - domainFiles*len(f.domains)) / channelFiles
 }
 
 // client says whether there are n more for clients.

@@ -1,18 +1,34 @@
 package daemon
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/xenchan/xenchan/xen"
+)
 
 // Channels leave a quarter for clients, and clients an eighth for channels to come, as long
-// as more may come.
+// as more may come. The first channel of a domain takes two more than the others.
 func TestFiles(t *testing.T) {
 	f := files{limit: 1600}
-	if n := f.most(); n != 400 {
+	if n := f.most(); n != 1200 {
 		t.Errorf("room for %d channels", n)
 	}
-	channels := func(want int) {
+	dom := xen.DomID(0)
+	domains := func(want int) { // with a channel each
 		t.Helper()
 		n := 0
-		for f.channel() {
+		for f.channel(dom + 1) {
+			n++
+			dom++
+		}
+		if n != want {
+			t.Errorf("%d domains, want %d", n, want)
+		}
+	}
+	channels := func(want int) { // of one domain that has some
+		t.Helper()
+		n := 0
+		for f.channel(dom) {
 			n++
 		}
 		if n != want {
@@ -29,24 +45,32 @@ func TestFiles(t *testing.T) {
 			t.Errorf("%d clients, want %d", n, want)
 		}
 	}
-	channels(400)
+	domains(400)
+	channels(0)
+	if n := f.most(); n != 400 {
+		t.Errorf("room for %d channels of 400 domains", n)
+	}
 	clients(80)
 	for range 100 {
-		f.channelGone()
+		f.channelGone(dom)
+		dom--
 	}
 	clients(20) // of the 300 that are free, 200 are for channels
-	channels(66)
+	domains(66)
+	channels(2)
+	f.channelGone(dom)
+	channels(1)
 	f = files{limit: 1600}
 	clients(280)
-	channels(66)
+	domains(66)
 	f.have(-1000)
-	if n := f.most(); n != 400 {
+	if n := f.most(); n != 1200-66*2 {
 		t.Errorf("room for %d channels when 200 clients have left", n)
 	}
-	channels(334)
+	domains(334)
 	f = files{}
 	for range 1_000_000 {
-		if !f.channel() || !f.client(5) {
+		if !f.channel(1) || !f.client(5) {
 			t.Fatal("there is a limit where there is none")
 		}
 	}

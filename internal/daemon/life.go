@@ -49,9 +49,9 @@ func (d *device) begin(ctx context.Context) (serves bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		if invalid == nil && d.daemon.files.channel() {
+		if invalid == nil && d.daemon.files.channel(d.dom) {
 			if err := d.serve(ctx); err != nil {
-				d.daemon.files.channelGone()
+				d.daemon.files.channelGone(d.dom)
 				return false, err
 			}
 			return true, nil
@@ -84,7 +84,7 @@ func (d *device) serve(ctx context.Context) error {
 		d.keep.dropAll() // of another channel, or of bytes that are lost
 	}
 	d.pipes = openPipes(d.spool.Log, d.keep.take(keptIn), d.keep.take(keptOut), d.keep)
-	d.daemon.files.have(d.pipes.files())
+	d.daemon.files.have(d.pipes.files() + d.spool.files)
 	d.out = outlet{tap: tap{d.spool.Log, &d.observers}, pipes: d.pipes, lost: d.lost}
 	backend := console.NewBackend(console.Backend{
 		Store: d.daemon.Store, Hypervisor: d.daemon.Hypervisor,
@@ -97,7 +97,7 @@ func (d *device) serve(ctx context.Context) error {
 		err = backend.Open(ctx)
 	}
 	if err != nil {
-		d.daemon.files.have(-d.pipes.close())
+		d.daemon.files.have(-d.pipes.close() - d.spool.files)
 		return errors.Join(err, d.spool.close())
 	}
 	if d.fence.get() != nil {
@@ -134,9 +134,9 @@ func (d *device) end(ctx context.Context, err error) error {
 	d.mu.Lock()
 	d.backend = nil // and status looks no more at the spool
 	d.mu.Unlock()
-	d.daemon.files.have(-d.pipes.close())
+	d.daemon.files.have(-d.pipes.close() - d.spool.files)
 	_ = d.spool.close()
-	d.daemon.files.channelGone()
+	d.daemon.files.channelGone(d.dom)
 	if ctx.Err() == nil && err != nil {
 		return fmt.Errorf("channel %s of domain %v: %w", d.spec.Name, d.dom, err)
 	}

@@ -94,6 +94,7 @@ type spoolFile struct {
 	*spool.Log
 	resumed bool         // an earlier daemon has begun it
 	close   func() error // once nobody uses the log any more
+	files   int          // descriptors
 }
 
 // open opens the spool of a channel: what an earlier daemon left in it, if that
@@ -178,7 +179,11 @@ func (s *spools) openFile(name, label string, size int, policy spool.Overflow, l
 	if p := l.Positions(); p.Spooled > 0 {
 		log.Info("the spool holds what an earlier daemon took", "bytes", p.Spooled, "dropped", p.Dropped)
 	}
-	return spoolFile{Log: l, resumed: resumed, close: held.close}, nil
+	f := spoolFile{Log: l, resumed: resumed, close: held.close}
+	if held.file != nil {
+		f.files = 1
+	}
+	return f, nil
 }
 
 // heldSpool is the mapping of a file with a spool.
