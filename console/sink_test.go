@@ -95,7 +95,7 @@ func (m moment) revive(t *testing.T, id spool.RingID, page []byte, total int) []
 	var all []byte
 	for p := log.Peek(); p != nil; p = log.Peek() {
 		all = append(all, p...)
-		log.Advance(len(p))
+		log.Advance(len(p), 0)
 	}
 	return all
 }

@@ -84,3 +84,16 @@ type Client interface {
 	// it. So its place is after Read has returned [io.EOF].
 	WaitGone()
 }
+
+// Reader is a Client of whose bytes, of those that it was given, one can tell that it
+// has read them. The methods are for who writes to it, but Left.
+type Reader interface {
+	Client
+
+	// Unread is the most that it had not read when it took the last ones.
+	Unread() int
+	// Look is what Unread would be now.
+	Look() int
+	// Left says whether the client is gone, see Gone, and whether it had read all then.
+	Left() (gone, all bool)
+}

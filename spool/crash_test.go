@@ -33,7 +33,7 @@ func read(t *testing.T, region []byte, size int, policy Overflow) (contents, err
 	}
 	for p := l.Peek(); p != nil; p = l.Peek() {
 		c.bytes = append(c.bytes, p...)
-		l.Advance(len(p))
+		l.Advance(len(p), 0)
 	}
 	if int64(len(c.bytes)) != c.pos.Spooled {
 		t.Fatalf("%d bytes come out of a log that holds %d", len(c.bytes), c.pos.Spooled)
@@ -81,7 +81,7 @@ func crashEverywhere(t *testing.T, size int, policy Overflow) {
 	for range 100 {
 		if rnd.IntN(5) == 0 { // what grows from little, and around the end, is the hardest
 			for p := l.Peek(); p != nil; p = l.Peek() {
-				l.Advance(len(p))
+				l.Advance(len(p), 0)
 			}
 			at += uint32(l.Append(make([]byte, 1+rnd.IntN(int(l.circle()))), at))
 			l.drop(rnd.IntN(int(l.s.count)))
@@ -98,7 +98,7 @@ func crashEverywhere(t *testing.T, size int, policy Overflow) {
 			}
 			at += uint32(l.Append(p, at))
 		case 2:
-			l.Advance(len(l.Peek()) * rnd.IntN(3) / 2 % (int(l.s.inFlight) + 1))
+			l.Advance(len(l.Peek())*rnd.IntN(3)/2%(int(l.s.inFlight)+1), 0)
 		case 3:
 			l.Settle()
 		}

@@ -37,7 +37,8 @@ func TestOpen_refuses(t *testing.T) {
 		{"a huge shift", "web domain 3", size, func(b []byte) { put(b, slot+24, 64) }},
 		{"start", "web domain 3", size, func(b []byte) { put(b, slot+32, size) }},
 		{"count", "web domain 3", size, func(b []byte) { put(b, slot+40, size+1); put(b, slot, size+1) }},
-		{"flight", "web domain 3", size, func(b []byte) { put(b, slot+48, maxFlight+1) }},
+		{"flight", "web domain 3", size, func(b []byte) { put(b, slot+48, flightSize) }},
+		{"unread", "web domain 3", size, func(b []byte) { put(b, slot+96, 1) }},
 		{"in flight", "web domain 3", size, func(b []byte) { put(b, slot+56, math.MaxUint64); put(b, slot, 2999) }},
 		{"the other slot", "web domain 3", size, func(b []byte) {
 			put(b, offState, l.cell.seq+1)
@@ -111,7 +112,7 @@ func FuzzOpen(f *testing.F) {
 	l.Peek()
 	seed()
 	l.Append(make([]byte, 5000), 17)
-	l.Advance(1000)
+	l.Advance(1000, 0)
 	seed()
 	f.Add([]byte{})
 	header := slices.Clone(m.Bytes[:flightAt])
@@ -142,8 +143,8 @@ func FuzzOpen(f *testing.F) {
 			if n := l.Append(make([]byte, 700*i), 0); n != 700*i {
 				t.Fatalf("took %d bytes of %d", n, 700*i)
 			}
-			l.Advance(len(l.Peek()) / 2)
-			if p := l.Positions(); p.Delivered+p.Dropped+p.Skipped+p.Spooled != p.End || p.Spooled > size+maxFlight || p.Dropped < 0 {
+			l.Advance(len(l.Peek())/2, 0)
+			if p := l.Positions(); p.Delivered+p.Dropped+p.Skipped+p.Spooled != p.End || p.Spooled > size+flightSize || p.Dropped < 0 {
 				t.Fatalf("positions %+v", p)
 			}
 		}

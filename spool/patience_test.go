@@ -42,7 +42,7 @@ func pacedClient(l *Log, n int, step time.Duration, stop <-chan struct{}) {
 			if got == 0 {
 				break
 			}
-			l.Advance(got)
+			l.Advance(got, 0)
 			left -= got
 		}
 	}
@@ -95,7 +95,7 @@ func TestWait_clientStalls(t *testing.T) {
 		l := mustNew(t, testSpool, DropOldest)
 		l.Wait(testWait)
 		pacedGuest(l, testSpool+2048, 0)
-		l.Advance(len(l.Peek()))
+		l.Advance(len(l.Peek()), 0)
 		longest, all := pacedGuest(l, 1<<20, 0)
 		if longest != testWait || all != longest {
 			t.Errorf("the guest waited for %v at a time, and for %v in all", longest, all)

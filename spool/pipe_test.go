@@ -16,7 +16,7 @@ type world struct {
 	t      *testing.T
 	rnd    *rand.Rand
 	memory Memory
-	left   int // steps until the process is killed
+	steps  int // until the process is killed
 
 	in, out []byte // what is in the pipes
 	prod    uint32 // of the guest's ring
@@ -25,12 +25,17 @@ type world struct {
 	fromClient int    // bytes that the client has sent
 	toGuest    []byte // what the guest has got
 	taken      int    // bytes of the guest that the log took
-	client     []byte // what the client has got
+	client     []byte // what clients have got, each byte once
+	again      int    // bytes that came once more, for the next client
+
+	socket   []byte // what the client has not read
+	socketAt int    // the place of that
+	left     bool   // the client has left, with bytes unread
 }
 
 // step is a place at which the process may be killed.
 func (w *world) step() {
-	if w.left--; w.left < 0 {
+	if w.steps--; w.steps < 0 {
 		panic(errKilled)
 	}
 }
@@ -47,7 +52,10 @@ func (w *world) life() {
 		w.t.Fatal(err)
 	}
 	l.onWrite, l.inbox.onWrite = w.step, w.step
-	if err := l.Reload(len(w.out)); err != nil {
+	if err := l.Reload(len(w.out)); l.s.stale && errors.Is(err, ErrUnusable) {
+		w.out = nil
+		l.Unload()
+	} else if err != nil {
 		w.t.Fatal(err)
 	}
 	rest, err := l.Inbox().Resume(len(w.in))
@@ -55,6 +63,9 @@ func (w *world) life() {
 		w.t.Fatal(err)
 	}
 	w.fill(l.Inbox(), rest)
+	if w.left {
+		w.leave(l)
+	}
 	// The guest may have another ring meanwhile. Only if the last process died
 	// between the store of an index and that of the inbox, nobody can know how
 	// much the old ring had.
@@ -129,17 +140,58 @@ func (w *world) towardsClient(l *Log) {
 		w.step()
 		l.Load(n)
 	}
-	n := w.rnd.IntN(len(w.out) + 1)
-	w.client = append(w.client, w.out[:n]...) // splice
+	if len(w.socket) == 0 {
+		w.socketAt = int(l.Positions().Delivered)
+	}
+	n := min(w.rnd.IntN(len(w.out)+1), MaxUnread-len(w.socket))
+	w.socket = append(w.socket, w.out[:n]...) // splice
+	unread := len(w.socket)
 	w.out = w.out[n:]
 	w.step()
-	l.Advance(n)
+	l.Advance(n, unread+w.rnd.IntN(100))
+	w.read()
+	if w.rnd.IntN(20) == 0 && len(w.socket) > 0 {
+		w.socket, w.left = nil, true // close
+		w.step()
+		w.leave(l)
+	}
+}
+
+// read is the client, which reads some.
+func (w *world) read() {
+	n := min(len(w.socket), w.rnd.IntN(4000))
+	known := len(w.client) - w.socketAt // bytes that it, or one before it, has read
+	if known < 0 {
+		w.t.Fatalf("after %d bytes there come those from %d on", len(w.client), w.socketAt)
+	}
+	twice := min(n, known)
+	if !bytes.Equal(w.socket[:twice], w.client[w.socketAt:][:twice]) {
+		w.t.Fatal("what comes again is something else")
+	}
+	w.client = append(w.client, w.socket[twice:n]...)
+	w.again += twice
+	w.socket, w.socketAt = w.socket[n:], w.socketAt+n
+}
+
+// leave is what follows when the client has left.
+func (w *world) leave(l *Log) {
+	piped := len(w.out)
+	n := l.Return()
+	w.step()
+	if n > 0 {
+		w.out = w.out[piped:]
+	}
+	w.left = false
+	if from := int(l.Positions().Delivered); from > len(w.client) || from < len(w.client)-MaxUnread {
+		w.t.Fatalf("after %d bytes the next client gets those from %d on", len(w.client), from)
+	}
 }
 
 const testSize = 20_000
 
 // Processes are killed between any two steps, of theirs or of the kernel, a
-// thousand times. Each byte arrives once, in both directions.
+// thousand times. Each byte arrives once, in both directions, and again only what a
+// client that has left may not have read.
 func TestPipe_onceWhateverHappens(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -151,7 +203,7 @@ func TestPipe_onceWhateverHappens(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 1000 {
-		w.left = w.rnd.IntN(60)
+		w.steps = w.rnd.IntN(60)
 		w.life()
 		l, err := Open(w.memory, testSize, DropOldest, "x")
 		if err != nil {
@@ -159,8 +211,8 @@ func TestPipe_onceWhateverHappens(t *testing.T) {
 		}
 		w.taken = int(l.Positions().End)
 	}
-	if len(w.toGuest) < 10_000 || len(w.client) < 10_000 {
-		t.Fatalf("%d and %d bytes prove little", len(w.toGuest), len(w.client))
+	if len(w.toGuest) < 10_000 || len(w.client) < 10_000 || w.again == 0 {
+		t.Fatalf("%d and %d bytes, %d of them twice, prove little", len(w.toGuest), len(w.client), w.again)
 	}
 	for name, got := range map[string][]byte{"guest": w.toGuest, "client": w.client} {
 		if want := testBytes(0, len(got)); !bytes.Equal(got, want) {
@@ -215,7 +267,7 @@ func TestSkip_thenKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Append(make([]byte, 100), 0)
-	l.Advance(len(l.Peek()[:40]))
+	l.Advance(len(l.Peek()[:40]), 0)
 	l.Load(50)
 	l.Append(make([]byte, 1000), 100)
 	if n := l.Skip(30); n != 1090 {

@@ -28,12 +28,14 @@ type Memory struct {
 //
 //	    0  header: what the log is, the cells of the log's and the inbox's state, and of its losses
 //	 4096  inbox: the bytes for the guest
-//	 8192  flight: the bytes that the reader was shown
-//	40960  data: a circle of size bytes, or of a fraction of it
+//	 8192  flight: the bytes that the reader was shown, a circle
+//	73728  data: a circle of size bytes, or of a fraction of it
 const (
 	inboxAt  = 4 << 10
 	flightAt = inboxAt + InboxSize
-	dataAt   = flightAt + maxFlight
+	dataAt   = flightAt + flightSize
+
+	flightSize = MaxUnread + maxFlight
 
 	offMagic  = 0 // written last when a region is made
 	offSize   = 8
@@ -49,7 +51,7 @@ const (
 )
 
 // magic is the format and its version. A format that changes gets another one.
-const magic = 0x32_6c_6f_6f_70_73_63_78 // "xcspool2"
+const magic = 0x33_6c_6f_6f_70_73_63_78 // "xcspool3"
 
 // maxPosition keeps sums of positions from overflowing.
 const maxPosition = 1 << 62
@@ -63,6 +65,8 @@ type state struct {
 	flight       uint64 // offset of the bytes in flight in their area
 	inFlight     uint64 // how many there are
 	loaded       uint64 // of them, those in the pipe to the client
+	unread       uint64 // the bytes before them, as many as the client may not have read
+	stale        bool   // what the pipe has was returned
 
 	ring ringState
 }
@@ -154,8 +158,8 @@ func (l *Log) check() error {
 	case s.end > maxPosition || s.delivered > maxPosition || s.dropped > maxPosition || s.skipped > maxPosition,
 		s.shift > l.maxShift(),
 		s.start >= l.circle() || s.count > l.circle(),
-		s.flight > maxFlight || s.inFlight > maxFlight-s.flight,
-		s.loaded > s.inFlight,
+		s.flight >= flightSize || s.unread > min(MaxUnread, s.delivered) || s.inFlight > flightSize-s.unread,
+		s.loaded > s.inFlight || s.stale && s.loaded > 0,
 		s.delivered+s.dropped+s.skipped+s.count+s.inFlight != s.end:
 		return fmt.Errorf("%w: its positions are impossible", ErrUnusable)
 	}
@@ -164,7 +168,10 @@ func (l *Log) check() error {
 
 // settleIn reserves what the log uses from the start, and gives up the rest.
 func (l *Log) settleIn() error {
-	l.shown = max(minBuffer, int(l.s.flight+l.s.inFlight))
+	l.shown = max(minBuffer, int(min(l.s.flight+l.s.inFlight, flightSize)))
+	if l.s.unread > l.s.flight {
+		l.shown = flightSize
+	}
 	l.touched = int(l.circle())
 	if err := l.reserve(0, flightAt+l.shown); err != nil {
 		return err
@@ -198,7 +205,12 @@ func (s *state) encode(b []byte) {
 	put(b, 64, s.ring.id.word())
 	put(b, 72, uint64(s.ring.at)<<32|uint64(s.ring.taken))
 	put(b, 80, s.loaded)
-	put(b, 88, s.skipped) // 0 in a region from before there was such a count
+	put(b, 88, s.skipped)
+	put(b, 96, s.unread)
+	put(b, 104, 0)
+	if s.stale {
+		put(b, 104, 1)
+	}
 }
 
 func (s *state) decode(b []byte) {
@@ -214,6 +226,8 @@ func (s *state) decode(b []byte) {
 	s.ring = ringState{id: ringID(get(b, 64)), at: uint32(taken >> 32), taken: uint32(taken)}
 	s.loaded = get(b, 80)
 	s.skipped = get(b, 88)
+	s.unread = get(b, 96)
+	s.stale = get(b, 104) != 0
 }
 
 func (id RingID) word() uint64  { return uint64(id.Ref)<<32 | uint64(id.Port) }

@@ -19,6 +19,11 @@
 // client is gone with it, and bytes that were in the pipe are given to the next
 // one, who may be the same: those of one write, 32 KiB at the most, come twice.
 //
+// A client may also leave without having read all that it was given, and the kernel
+// says that it has, but not how much that was. So the last of those bytes stay here
+// until the client is known to have read them ([Log.Unread]), and come again for the
+// next one if it leaves before ([Log.Return]).
+//
 // The way back, from a client to the guest, is the [Inbox] in the same memory.
 package spool
 
@@ -40,6 +45,9 @@ const (
 
 const (
 	maxFlight = 32 << 10 // bytes handed to the reader at a time
+	// MaxUnread is how many bytes that a client was given and may not have read can
+	// be returned.
+	MaxUnread = 32 << 10
 	minBuffer = 4 << 10
 	keepIdle  = 64 << 10 // an empty log gives back what it has touched beyond this
 )
@@ -222,7 +230,7 @@ func (l *Log) grow(n int) int {
 	return int(l.circle())
 }
 
-// Peek returns the oldest bytes that are not yet delivered, or nil when there
+// Peek returns some of the oldest bytes that are not yet delivered, or nil when there
 // are none. The bytes do not change until Advance has taken them all: overflow
 // drops younger ones instead.
 func (l *Log) Peek() []byte {
@@ -235,21 +243,32 @@ func (l *Log) Peek() []byte {
 		l.launch()
 		l.room.ring()
 	}
-	return l.m.Bytes[flightAt+l.s.flight:][:l.s.inFlight:l.s.inFlight]
+	n := min(l.s.inFlight, maxFlight, flightSize-l.s.flight)
+	return l.m.Bytes[flightAt+l.s.flight:][:n:n]
 }
 
-// launch moves the oldest bytes from the circle to the flight area.
+// launch moves the oldest bytes from the circle to the flight area, which is a circle
+// too: they go behind those that the client may not have read.
 func (l *Log) launch() {
 	n := min(int(l.s.count), maxFlight)
-	if n > l.shown && l.reserve(flightAt+l.shown, n-l.shown) == nil {
-		l.shown = n
+	if l.s.unread == 0 {
+		l.s.flight = 0
 	}
-	n = min(n, l.shown)
+	if !l.show(int(l.s.flight) + n) {
+		if l.s.unread > 0 { // it is to be overwritten
+			l.s.flight, l.s.unread = 0, 0
+			l.commit()
+		}
+		n = min(n, l.shown)
+	}
 	circle := l.circle()
-	data, to := l.m.Bytes[dataAt:][:circle], l.m.Bytes[flightAt:][:n]
-	copy(to[copy(to, data[l.s.start:]):], data)
+	data, flight := l.m.Bytes[dataAt:][:circle], l.m.Bytes[flightAt:][:flightSize]
+	for done := 0; done < n; {
+		from, to := (int(l.s.start)+done)%int(circle), (int(l.s.flight)+done)%flightSize
+		done += copy(flight[to:], data[from:][:min(n-done, int(circle)-from)])
+	}
 	l.wrote()
-	l.s.flight, l.s.inFlight = 0, uint64(n)
+	l.s.inFlight = uint64(n)
 	l.s.start = (l.s.start + uint64(n)) % circle
 	l.s.count -= uint64(n)
 	if l.s.count > 0 {
@@ -257,6 +276,17 @@ func (l *Log) launch() {
 		return
 	}
 	l.emptied()
+}
+
+// show has the flight area reach up to end, and reports whether it does.
+func (l *Log) show(end int) bool {
+	if end = min(end, flightSize); end > l.shown {
+		if l.reserve(flightAt+l.shown, end-l.shown) != nil {
+			return false
+		}
+		l.shown = end
+	}
+	return true
 }
 
 // emptied commits a state in which the circle has no bytes, and gives back memory.
@@ -274,8 +304,8 @@ func (l *Log) emptied() {
 func (l *Log) Inbox() *Inbox { return l.inbox }
 
 // Advance says that the first n bytes of the last Peek have reached a client. If
-// some were loaded, n may not be more than those.
-func (l *Log) Advance(n int) {
+// some were loaded, n may not be more than those. unread is as in Unread.
+func (l *Log) Advance(n, unread int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if n < 0 || uint64(n) > l.s.inFlight || l.s.loaded > 0 && uint64(n) > l.s.loaded {
@@ -285,15 +315,17 @@ func (l *Log) Advance(n int) {
 		return
 	}
 	l.advance(uint64(n))
+	l.s.unread = min(l.s.unread, uint64(unread))
 	l.patience.readerMoved()
 	l.commit()
 }
 
 func (l *Log) advance(n uint64) {
-	l.s.flight += n
+	l.s.flight = (l.s.flight + n) % flightSize
 	l.s.inFlight -= n
 	l.s.delivered += n
 	l.s.loaded -= min(n, l.s.loaded)
+	l.s.unread = min(l.s.unread+n, MaxUnread)
 }
 
 // Data delivers a value after Flush. It is for the one reader, who must call Peek

@@ -3,6 +3,7 @@ package unixsock_test
 import (
 	"bytes"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/xenchan/xenchan/endpoint"
 	"github.com/xenchan/xenchan/endpoint/unixsock"
+	"github.com/xenchan/xenchan/internal/sys"
 )
 
 // TestClient_leftWithBytesUnread: the kernel calls that a reset, which must not
@@ -150,5 +152,94 @@ func TestSocat_bothWays(t *testing.T) {
 	}
 	if !bytes.Equal(got.Bytes(), down) {
 		t.Errorf("socat passed on %d bytes", got.Len())
+	}
+}
+
+// A client is given little beyond what it has read, and it is known what that may be,
+// until it leaves, and then whether there was any.
+func TestClient_unread(t *testing.T) {
+	e := listen(t, unixsock.Config{Path: filepath.Join(t.TempDir(), "a.sock")})
+	p, err := sys.NewPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	begin := func() (net.Conn, *unixsock.Client) {
+		t.Helper()
+		peer := dial(t, e.Path())
+		c, err := e.Accept(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return peer, c.(*unixsock.Client)
+	}
+	// give gives it as much as it takes in pieces, and says how much that was.
+	give := func(c *unixsock.Client, piece, most int) (given int) {
+		t.Helper()
+		for given < most {
+			if held, err := p.Len(); err != nil {
+				t.Fatal(err)
+			} else if _, err := p.Write(make([]byte, max(0, min(piece, most-given)-held))); err != nil {
+				t.Fatal(err)
+			}
+			n, err := c.WriteFromNow(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if given += n; n == 0 {
+				break
+			}
+		}
+		return given
+	}
+	read := func(peer net.Conn, n int) {
+		t.Helper()
+		if _, err := io.ReadFull(peer, make([]byte, n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	empty := func() {
+		held, err := p.Len()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Read(make([]byte, held))
+	}
+	for _, piece := range []int{1, 100, 4096, 32 << 10, 60_000} {
+		peer, c := begin()
+		first := give(c, piece, 1<<20)
+		if first > unixsock.MaxUnread || first == 0 || c.Unread() < first || c.Look() < first {
+			t.Errorf("in pieces of %d: %d bytes are given, %d and %d of them unread", piece, first, c.Unread(), c.Look())
+		}
+		read(peer, first)
+		if n := c.Look(); n != 0 {
+			t.Errorf("in pieces of %d: of bytes that were read %d are not", piece, n)
+		}
+		empty()
+		if n := give(c, 50, 50); n != 50 || c.Unread() != 50 {
+			t.Errorf("of %d bytes %d are unread", n, c.Unread())
+		}
+		if gone, _ := c.Left(); gone {
+			t.Error("it is there, and is said to have left")
+		}
+		peer.Close()
+		for range 2 { // the kernel says it once
+			if gone, all := c.Left(); !gone || all {
+				t.Errorf("it left with bytes unread: %v, and had read all: %v", gone, all)
+			}
+			if n, err := c.ReadInto(p, 100); n > 0 || err != io.EOF {
+				t.Errorf("of one that has left %d bytes are read, %v", n, err)
+			}
+		}
+		if n := c.Look(); n < 50 {
+			t.Errorf("%d bytes are said to be unread by one of whom nobody knows", n)
+		}
+	}
+	peer, c := begin()
+	read(peer, give(c, 1000, 1000))
+	peer.Close()
+	if gone, all := c.Left(); !gone || !all {
+		t.Errorf("it left and had read all: %v, %v", gone, all)
 	}
 }

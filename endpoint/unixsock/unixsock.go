@@ -12,6 +12,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,17 +32,23 @@ type Endpoint struct {
 	closeErr  error
 }
 
-var _ endpoint.Endpoint = (*Endpoint)(nil)
+var (
+	_ endpoint.Endpoint = (*Endpoint)(nil)
+	_ endpoint.Reader   = (*Client)(nil)
+)
 
 // Peer is who made a connection.
 type Peer = sys.Cred
 
 var past = time.Unix(1, 0)
 
-// sendBuffer is how many bytes the kernel holds for a client (SO_SNDBUF of socket(7);
-// it doubles that, and counts its own structures too). They are lost with a client
-// that leaves, and nobody sees meanwhile whether it reads; so there are few of them.
-const sendBuffer = 16 << 10
+// MaxUnread is how many bytes a client is given beyond those that it has read. There are
+// few, as nobody sees what it does with them, and they are given to the next one if it
+// leaves.
+const MaxUnread = 32 << 10
+
+// enough is how much room there must be for a client to be given more.
+const enough = 4 << 10
 
 // Path is the socket's path as it was configured.
 func (e *Endpoint) Path() string { return e.path }
@@ -111,7 +118,7 @@ func (e *Endpoint) admitted(conn *net.UnixConn) (endpoint.Client, error) {
 func (e *Endpoint) newClient(conn *net.UnixConn) (*Client, error) {
 	peer, credErr := sys.PeerCred(conn)
 	rc, err := conn.SyscallConn()
-	if err := errors.Join(credErr, err, conn.SetWriteBuffer(sendBuffer)); err != nil {
+	if err := errors.Join(credErr, err, conn.SetWriteBuffer(MaxUnread/2)); err != nil {
 		_ = conn.Close()
 		return nil, err
 	}
@@ -166,6 +173,9 @@ type Client struct {
 	conn *net.UnixConn
 	rc   syscall.RawConn
 	peer Peer
+
+	unread int         // for who writes
+	reset  atomic.Bool // it has left with bytes unread, and the kernel does not say so again
 }
 
 // Read returns io.EOF when the client has finished sending or has left. It
@@ -176,7 +186,7 @@ func (c *Client) Read(p []byte) (int, error) {
 
 // ReadInto is Read into a pipe.
 func (c *Client) ReadInto(p *sys.Pipe, max int) (int, error) {
-	n, err := p.Fill(c.rc, max)
+	n, err := p.FillUntilHangup(c.rc, max)
 	if n == 0 && err == nil && max > 0 {
 		err = io.EOF
 	}
@@ -188,6 +198,7 @@ func (c *Client) wasRead(n int, err error) (int, error) {
 	case err == nil, err == io.EOF:
 		return n, err
 	case errors.Is(err, syscall.ECONNRESET): // left with bytes unread
+		c.reset.Store(true)
 		return n, io.EOF
 	}
 	return n, c.error("read", err)
@@ -199,15 +210,59 @@ func (c *Client) Write(p []byte) (int, error) {
 }
 
 // WriteFrom is Write from a pipe.
-func (c *Client) WriteFrom(p *sys.Pipe) (int, error) { return c.wasWritten(p.Empty(c.rc)) }
+func (c *Client) WriteFrom(p *sys.Pipe) (n int, err error) {
+	if cerr := c.rc.Write(func(uintptr) bool {
+		n, err = c.give(p)
+		return !errors.Is(err, syscall.EAGAIN)
+	}); cerr != nil {
+		return c.wasWritten(0, cerr)
+	}
+	return c.wasWritten(n, err)
+}
 
 // WriteFromNow is WriteFrom that does not wait, and moves nothing instead.
 func (c *Client) WriteFromNow(p *sys.Pipe) (int, error) {
-	n, err := p.EmptyNow(c.rc)
+	n, err := c.give(p)
 	if errors.Is(err, syscall.EAGAIN) {
 		return 0, nil
 	}
 	return c.wasWritten(n, err)
+}
+
+// give moves bytes out of a pipe to the client, or fails with EAGAIN. When the
+// kernel says that one can write, there is room, as it says so later.
+func (c *Client) give(p *sys.Pipe) (int, error) {
+	unread, err := sys.Unsent(c.rc)
+	if err != nil {
+		return 0, err
+	}
+	if unread > MaxUnread-enough {
+		return 0, syscall.EAGAIN
+	}
+	n, err := p.EmptyNow(c.rc, MaxUnread-unread)
+	if err == nil { // so the client was there when the kernel said what it had not read
+		c.unread = unread + n
+	}
+	return n, err
+}
+
+// Unread is the most that the client had not read when it took the last bytes. The
+// kernel counts more than the bytes.
+func (c *Client) Unread() int { return c.unread }
+
+// Look is what Unread would be now.
+func (c *Client) Look() int {
+	unread, err := sys.Unsent(c.rc)
+	if err != nil || c.Gone() { // the kernel has thrown away what was unread
+		return MaxUnread
+	}
+	return unread
+}
+
+// Left says whether the client is gone, and whether it had read all that it was given.
+func (c *Client) Left() (gone, all bool) {
+	r, err := sys.PollNow(c.rc)
+	return err == nil && r.Hangup, err == nil && !r.Error && !c.reset.Load()
 }
 
 func (c *Client) wasWritten(n int, err error) (int, error) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/endpoint/pty"
+	"github.com/xenchan/xenchan/endpoint/unixsock"
 )
 
 // A client that comes late gets all that was said before, without waiting for
@@ -275,6 +277,68 @@ func TestClient_flapping(t *testing.T) {
 	r.write(guest, []byte("still well"))
 	r.expect(client, []byte("still well"))
 	r.eventually("one client", func() bool { return r.row(c).Clients == 1 })
+}
+
+// What a client was given and has not read is for the next one, to the byte where it
+// has not begun to read it, and from not far before otherwise.
+func TestClient_leavesWithoutReading(t *testing.T) {
+	r := newRig(t)
+	r.daemon()
+	c := r.attach(channel.Spec{Name: "a"})
+	guest := r.boot(c)
+	var said []byte
+	say := func(n int) {
+		t.Helper()
+		p := pattern(len(said) + n)[len(said):]
+		said = append(said, p...)
+		r.write(guest, p)
+		r.eventually("it is taken", func() bool { return r.row(c).GuestToHost == uint64(len(said)) })
+	}
+	leave := func(client *net.UnixConn) {
+		t.Helper()
+		client.Close()
+		r.eventually("it has left", func() bool { return r.row(c).Clients == 0 })
+	}
+	at := 0 // before which all was read
+	for range 2 {
+		client := r.dial(c.Path)
+		for range 500 { // answers to questions, each read
+			say(20)
+			r.expect(client, said[at:])
+			at = len(said)
+		}
+		say(30) // but for the last
+		r.eventually("it has the last", func() bool { return r.row(c).Spooled == 0 })
+		leave(client)
+		if n := r.row(c).Spooled; n != 30 {
+			t.Fatalf("%d bytes wait for the next", n)
+		}
+	}
+	client := r.dial(c.Path)
+	r.expect(client, said[at:])
+	leave(client)
+	if n := r.row(c).Spooled; n != 0 {
+		t.Fatalf("one has read all, and %d bytes wait for the next", n)
+	}
+	at = len(said)
+	say(1_000_000)
+	twice := 0
+	for at < len(said) { // a bit each
+		from := len(said) - int(r.row(c).Spooled)
+		client := r.dial(c.Path)
+		if from > at || at-from > unixsock.MaxUnread {
+			t.Fatalf("after %d bytes were read the next gets those from %d on", at, from)
+		}
+		twice += at - from
+		n := min(170_000, len(said)-from)
+		r.expect(client, said[from:from+n])
+		at = from + n
+		leave(client)
+	}
+	t.Logf("%d bytes came twice", twice)
+	client = r.dial(c.Path)
+	say(10)
+	r.expect(client, said[at:])
 }
 
 func TestClient_endsWithTheChannel(t *testing.T) {

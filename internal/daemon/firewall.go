@@ -239,6 +239,11 @@ func (f *filtered) WriteFrom(p *sys.Pipe) (int, error) {
 // WriteFromNow leaves the replies to WriteFrom, which looks at them.
 func (f *filtered) WriteFromNow(*sys.Pipe) (int, error) { return 0, nil }
 
+// Unread and Look are 0, and Left says that it had read all: replies are for who has asked.
+func (f *filtered) Unread() int            { return 0 }
+func (f *filtered) Look() int              { return 0 }
+func (f *filtered) Left() (gone, all bool) { return f.Gone(), true }
+
 // Close ends the session too.
 func (f *filtered) Close() error {
 	f.close()

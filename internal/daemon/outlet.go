@@ -48,15 +48,51 @@ func (o *outlet) serve(c endpoint.Client) {
 func (o *outlet) send() (more bool, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if more, err = o.pipes.load(); !more || err != nil {
+	if more, err = o.load(); !more || err != nil {
 		return more, err
 	}
 	n, err := o.client.WriteFrom(o.pipes.out)
-	o.Advance(n)
+	o.Advance(n, o.unread())
 	if err != nil {
 		err = errors.Join(errClient, err)
 	}
 	return true, err
+}
+
+// load is the pipe's, for a client of whom one can tell what it has read. The caller holds mu.
+func (o *outlet) load() (more bool, err error) {
+	if r, ok := o.client.(endpoint.Reader); ok && o.Crowded() {
+		o.Unread(r.Look())
+	}
+	return o.pipes.load()
+}
+
+// unread is how many bytes come again if the client leaves now. A terminal keeps them
+// itself. The caller holds mu.
+func (o *outlet) unread() int {
+	if r, ok := o.client.(endpoint.Reader); ok {
+		return r.Unread()
+	}
+	return 0
+}
+
+// leave is what follows when a client is served no more: what it has not read is
+// for the next. It says how much that is.
+func (o *outlet) leave() (returned int, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	r, ok := o.client.(endpoint.Reader)
+	o.client = nil
+	if !ok {
+		return 0, nil
+	}
+	switch gone, all := r.Left(); {
+	case gone && all:
+		o.Unread(0)
+	case gone:
+		return o.pipes.giveBack()
+	}
+	return 0, nil // the next daemon has it
 }
 
 // Flush sends what the client takes at once, and leaves the rest to its sender.
@@ -79,12 +115,12 @@ func (o *outlet) sendNow() bool {
 		return false
 	}
 	for {
-		more, err := o.pipes.load()
+		more, err := o.load()
 		if !more || err != nil {
 			return err == nil
 		}
 		n, err := client.WriteFromNow(o.pipes.out)
-		o.Advance(n)
+		o.Advance(n, o.unread())
 		if n == 0 || err != nil {
 			return false
 		}

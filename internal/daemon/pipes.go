@@ -137,15 +137,31 @@ func (p *pipes) load() (bool, error) {
 func (p *pipes) skip(unread int) (int64, error) {
 	piped := p.log.Loaded()
 	n := p.log.Skip(unread)
+	return n, p.drain(piped)
+}
+
+// giveBack has what a client that has left may not have read come again, and says how
+// much that is.
+func (p *pipes) giveBack() (int, error) {
+	piped := p.log.Loaded()
+	n := p.log.Return()
+	if n == 0 {
+		return 0, nil
+	}
+	return n, p.drain(piped)
+}
+
+// drain takes what is in the pipe to clients out of it.
+func (p *pipes) drain(piped int) error {
 	for waste := make([]byte, piped); piped > 0; {
 		got, err := p.out.Read(waste[:piped])
 		if err == nil && got == 0 {
 			err = io.ErrUnexpectedEOF
 		}
 		if err != nil {
-			return n, err
+			return err
 		}
 		piped -= got
 	}
-	return n, nil
+	return nil
 }

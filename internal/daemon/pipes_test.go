@@ -176,7 +176,7 @@ func TestPipes_killedTowardsTheClient(t *testing.T) {
 			go func() {
 				for more, err := p.load(); more && err == nil; more, err = p.load() {
 					n, _ := l.client.WriteFrom(p.out)
-					l.log.Advance(n)
+					l.log.Advance(n, 0)
 				}
 				l.client.Close()
 			}()
@@ -217,7 +217,7 @@ func TestPipes_lost(t *testing.T) {
 	l.log.Load(n)
 	n, err = l.client.WriteFrom(l.out)
 	l.check(err)
-	l.log.Advance(n / 2) // it was killed before it could say more
+	l.log.Advance(n/2, 0) // it was killed before it could say more
 	got := make([]byte, n)
 	_, err = io.ReadFull(l.peer, got)
 	l.check(err)
@@ -235,7 +235,7 @@ func TestPipes_lost(t *testing.T) {
 	go func() {
 		for more, err := p.load(); more && err == nil; more, err = p.load() {
 			n, _ := l.client.WriteFrom(p.out)
-			l.log.Advance(n)
+			l.log.Advance(n, 0)
 		}
 		l.client.Close()
 	}()

@@ -49,6 +49,7 @@ type visit struct {
 	kept     string             // its name where it is kept; empty if it is not
 	left     context.CancelFunc // says that it has left
 	turn     <-chan struct{}    // closed when it may send
+	sent     chan struct{}      // closed when it is served no more
 	received chan struct{}      // closed when all that it sent is on its way
 	finished bool               // and it has left, so that nothing is to be kept; after received
 }
@@ -224,12 +225,13 @@ func (s *server) serve(ctx context.Context, v *visit) {
 	defer s.dev.clientCame(v.Client)()
 	here, left := context.WithCancel(ctx)
 	defer left()
-	v.left, v.turn, v.received = left, s.before, make(chan struct{})
+	v.left, v.turn, v.sent, v.received = left, s.before, make(chan struct{}), make(chan struct{})
 	s.before = v.received
 	s.wg.Go(func() {
 		select {
 		case <-v.received:
 			if v.finished && v.kept != "" {
+				<-v.sent // what it has not read is the next one's
 				s.dev.keep.drop(v.kept)
 			}
 		case <-ctx.Done(): // wakes whatever blocks when the daemon stops
@@ -242,6 +244,7 @@ func (s *server) serve(ctx context.Context, v *visit) {
 		v.finished = s.receive(ctx, v)
 	})
 	s.send(here, v)
+	close(v.sent)
 	left()
 	if !s.overlap {
 		<-v.received
@@ -261,7 +264,15 @@ func (s *server) send(ctx context.Context, v *visit) {
 	}
 	out := &s.dev.out
 	out.serve(v.Client)
-	defer out.serve(nil)
+	defer func() {
+		n, err := out.leave()
+		if n > 0 {
+			s.dev.log.Info("the client has left and not read all that it was given", "unread", n)
+		}
+		if err != nil {
+			s.dev.log.Error("the pipe to the client", "error", err)
+		}
+	}()
 	for ctx.Err() == nil {
 		more, err := out.send()
 		if err != nil {

@@ -150,7 +150,7 @@ func TestSpools_takeLittle(t *testing.T) {
 	f, _ := newSpools(t, dir).mustOpen(t, "3-1", "", channel.Spec{})
 	for range 1000 {
 		f.Append(make([]byte, 2048), 0)
-		f.Advance(len(f.Peek()))
+		f.Advance(len(f.Peek()), 0)
 	}
 	if got := blocks(t, dir, "3-1"); got > 4*4096 { // header, inbox, flight, data
 		t.Errorf("the spool of a channel that is read takes %d bytes", got)
@@ -160,7 +160,7 @@ func TestSpools_takeLittle(t *testing.T) {
 		t.Errorf("a full spool takes %d bytes", got)
 	}
 	for p := f.Peek(); p != nil; p = f.Peek() {
-		f.Advance(len(p))
+		f.Advance(len(p), 0)
 	}
 	if got := blocks(t, dir, "3-1"); got > 110<<10 {
 		t.Errorf("a spool that is empty again takes %d bytes", got)

@@ -15,7 +15,7 @@ import (
 )
 
 // oneWrite is the most that comes twice when a client loses its connection with the
-// daemon: what was being written to it.
+// daemon, what was being written to it, or leaves without having read all, what it was given.
 const oneWrite = 32 << 10
 
 // known is how many bytes tell for sure where in a flow they are.

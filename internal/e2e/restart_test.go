@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -186,6 +187,64 @@ func TestDaemon_killedWithClientsThatHaveLeft(t *testing.T) {
 		t.Errorf("%d of %d bytes came, or others, %v", n, len(want), err)
 	}
 	h.say(guest, h.onHost(c), "and the channel goes on")
+}
+
+// What a client has not read is for the next one, though the daemon that gave it is
+// dead when the client leaves, or dies before it could see that.
+func TestDaemon_killedWithBytesUnread(t *testing.T) {
+	h := start(t, sim.Domain{Name: "web", Channels: []channel.Spec{socket("a")}})
+	c := h.channel("web", "a")
+	guest := h.inGuest("web", "a")
+	said := pattern(1 << 20)
+	_, err := guest.Write(said)
+	h.check(err)
+	var pid int
+	kill := func() { h.check(syscall.Kill(pid, syscall.SIGKILL)) }
+	at := 0 // what was read by anybody
+	read := func(client net.Conn, most int) {
+		t.Helper()
+		got := make([]byte, 1000)
+		_, err := io.ReadFull(client, got)
+		h.check(err)
+		earliest := max(0, at-oneWrite)
+		i := bytes.Index(said[earliest:], got)
+		if i < 0 || earliest+i > at {
+			t.Fatalf("after %d bytes those %d bytes later come, or others", at, earliest+i-at)
+		}
+		from := earliest + i
+		rest := make([]byte, min(most, len(said)-from)-len(got))
+		n, err := io.ReadFull(client, rest)
+		if got = append(got, rest...); err != nil || !bytes.Equal(got, said[from:from+len(got)]) {
+			t.Fatalf("from byte %d on %d of %d bytes come, or others, %v", from, n, len(rest), err)
+		}
+		at = from + len(got)
+	}
+	for _, leave := range []func(client net.Conn){
+		func(client net.Conn) { // and the next daemon is asked for it
+			kill()
+			h.eventually("another daemon has it", func() bool { now := h.pid("daemon"); return now != pid && runs(now) && h.row(c).Clients == 1 })
+			client.Close()
+		},
+		func(client net.Conn) { // while nobody looks
+			h.check(syscall.Kill(pid, syscall.SIGSTOP))
+			client.Close()
+			kill()
+		},
+		func(client net.Conn) { // at any moment
+			client.Close()
+			kill()
+		},
+	} {
+		client := h.onHost(c)
+		pid = h.pid("daemon")
+		read(client, 50_000)
+		h.eventually("it has more than it reads", func() bool { return h.row(c).Spooled < uint64(len(said)-at-10_000) })
+		leave(client)
+		h.eventually("another daemon", func() bool { now := h.pid("daemon"); return now != pid && runs(now) })
+	}
+	last := h.onHost(c)
+	read(last, len(said))
+	h.say(guest, last, "and nothing more")
 }
 
 // A channel that takes the place of another while no daemon looks, with the same name

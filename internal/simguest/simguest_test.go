@@ -145,7 +145,7 @@ func (r *rig) said(b backend, n int) string {
 		p := b.spool.Peek()
 		p = p[:min(len(p), n-len(got))]
 		got = append(got, p...)
-		b.spool.Advance(len(p))
+		b.spool.Advance(len(p), 0)
 		return len(got) == n
 	})
 	return string(got)

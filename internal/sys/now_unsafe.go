@@ -46,6 +46,15 @@ func spliceNow(from, to, max int) (int, error) {
 	return int(n), nil
 }
 
+// pollNow is poll(2) of one descriptor that does not wait.
+func pollNow(fd int, events int16) (got int16, err error) {
+	poll, never := unix.PollFd{Fd: int32(fd), Events: events}, unix.Timespec{}
+	if _, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1, uintptr(unsafe.Pointer(&never)), 0, 0, 0); errno != 0 {
+		return 0, errno
+	}
+	return poll.Revents, nil
+}
+
 // epollNow is epoll_wait(2) that does not wait.
 func epollNow(fd int, events []unix.EpollEvent) (int, error) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(events))),

@@ -100,6 +100,32 @@ func (p *Pipe) Fill(from syscall.RawConn, max int) (n int, err error) {
 	return n, err
 }
 
+// FillUntilHangup is Fill out of a unix socket. It ends once the other end has hung up
+// and all is read, and leaves the error that the socket may have then (see
+// [Readiness.Error]) to others, also those of another process.
+func (p *Pipe) FillUntilHangup(from syscall.RawConn, max int) (n int, err error) {
+	cerr := from.Read(func(fd uintptr) bool {
+		var r Readiness
+		if r, err = pollFD(int(fd)); err != nil {
+			return true
+		}
+		if r.Hangup {
+			var held int
+			if held, err = unix.IoctlGetInt(int(fd), unix.SIOCINQ); err != nil || held == 0 {
+				return true
+			}
+		} else if !r.In {
+			return false
+		}
+		n, err = p.splice(int(fd), max, false)
+		return err != unix.EAGAIN
+	})
+	if cerr != nil {
+		return 0, cerr
+	}
+	return n, err
+}
+
 // FillNow is Fill without waiting or heeding deadlines: it fails with EAGAIN.
 func (p *Pipe) FillNow(from syscall.RawConn, max int) (n int, err error) {
 	err = control(from, func(fd int) (err error) {
@@ -117,10 +143,10 @@ func (p *Pipe) Empty(to syscall.RawConn) (int, error) { return p.empty(to, false
 // as [WriteUntilHangup] does.
 func (p *Pipe) EmptyUntilHangup(to syscall.RawConn) (int, error) { return p.empty(to, true) }
 
-// EmptyNow is Empty without waiting: it fails with EAGAIN.
-func (p *Pipe) EmptyNow(to syscall.RawConn) (n int, err error) {
+// EmptyNow is Empty of at most max bytes without waiting: it fails with EAGAIN.
+func (p *Pipe) EmptyNow(to syscall.RawConn, max int) (n int, err error) {
 	err = control(to, func(fd int) (err error) {
-		n, err = p.splice(fd, maxSplice, true)
+		n, err = p.splice(fd, max, true)
 		return err
 	})
 	return n, err

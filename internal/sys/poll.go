@@ -10,6 +10,7 @@ import (
 type Readiness struct {
 	In     bool // bytes can be read
 	Hangup bool // POLLHUP or POLLERR: the other end has gone in both directions
+	Error  bool // POLLERR: of a unix socket, the other end was closed with bytes unread, and no call has said so yet
 }
 
 // PollNow asks for a descriptor's readiness without blocking. Once the
@@ -39,17 +40,17 @@ func WaitHangup(rc syscall.RawConn) error {
 }
 
 func pollFD(fd int) (Readiness, error) {
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	for {
-		if _, err := unix.Poll(fds, 0); err == unix.EINTR {
+		got, err := pollNow(fd, unix.POLLIN)
+		if err == unix.EINTR {
 			continue
 		} else if err != nil {
 			return Readiness{}, err
 		}
-		got := fds[0].Revents
 		return Readiness{
 			In:     got&unix.POLLIN != 0,
 			Hangup: got&(unix.POLLHUP|unix.POLLERR) != 0,
+			Error:  got&unix.POLLERR != 0,
 		}, nil
 	}
 }

@@ -2,6 +2,7 @@ package sys
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"os"
@@ -40,6 +41,19 @@ func PeerCred(c *net.UnixConn) (Cred, error) {
 		return os.NewSyscallError("getsockopt", err)
 	})
 	return cred, err
+}
+
+// Unsent is at least how many of the bytes that were written to a connected unix
+// stream socket the other end has not read: the kernel counts the memory that they
+// take (SIOCOUTQ), which is none once the other end is closed.
+func Unsent(rc syscall.RawConn) (n int, err error) {
+	err = control(rc, func(fd int) error {
+		var count [4]byte
+		err := ioctlNow(fd, unix.SIOCOUTQ, count[:])
+		n = int(binary.NativeEndian.Uint32(count[:]))
+		return os.NewSyscallError("ioctl SIOCOUTQ", err)
+	})
+	return n, err
 }
 
 // Socketpair makes two connected unix stream sockets: one for this process, one
