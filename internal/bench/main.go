@@ -50,6 +50,8 @@ func main() {
 		err = playHost(ctx, *dir, *channels)
 	case "guests":
 		err = playGuests(ctx, *dir, *channels)
+	case "ring":
+		err = playRing(ctx, *dir)
 	case "agent":
 		err = playAgent(ctx, *dir)
 	case "":
@@ -98,6 +100,9 @@ func run(ctx context.Context, o options) error {
 	}
 	if err := single(ctx, o, r); err != nil {
 		return fmt.Errorf("one channel: %w", err)
+	}
+	if err := bareRing(ctx, o, r); err != nil {
+		return fmt.Errorf("a backend that only moves bytes: %w", err)
 	}
 	for _, n := range o.counts {
 		fmt.Fprintf(os.Stderr, "bench: %d channels\n", n)

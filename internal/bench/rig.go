@@ -30,11 +30,24 @@ type rig struct {
 // child is a process that ends when its stdin does, or with SIGTERM.
 type child struct {
 	cmd   *exec.Cmd
-	stdin io.Closer
+	stdin io.WriteCloser
 }
 
 // newRig makes channels and a daemon that has attached them all.
-func newRig(ctx context.Context, o options, channels int) (r *rig, err error) {
+func newRig(ctx context.Context, o options, channels int) (*rig, error) {
+	r, err := newHost(ctx, channels)
+	if err == nil {
+		err = r.startDaemon(ctx, o)
+	}
+	if err != nil && r != nil {
+		r.close()
+		r = nil
+	}
+	return r, err
+}
+
+// newHost makes channels that nobody serves yet.
+func newHost(ctx context.Context, channels int) (r *rig, err error) {
 	r = &rig{channels: places(channels)}
 	// Spools are in memory on a real host too, where the run directory is below /run.
 	if r.dir, err = os.MkdirTemp("/dev/shm", "xb"); err != nil {
@@ -53,21 +66,28 @@ func newRig(ctx context.Context, o options, channels int) (r *rig, err error) {
 			return nil, fmt.Errorf("start the %s: %w", role, err)
 		}
 	}
-	return r, r.startDaemon(ctx, o)
+	return r, nil
 }
 
 // play starts this program in another role and waits until that is ready.
 func (r *rig) play(ctx context.Context, role string) error {
+	_, _, err := r.playOn(ctx, role)
+	return err
+}
+
+// playOn is play with what the program says next, and what it is told.
+func (r *rig) playOn(ctx context.Context, role string) (says io.Reader, tell io.Writer, err error) {
 	c, out, err := start(ctx, "/proc/self/exe", "-role", role, "-dir", r.dir, "-channels", strconv.Itoa(len(r.channels)))
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	r.children = append(r.children, c)
-	line, err := bufio.NewReader(out).ReadString('\n')
+	lines := bufio.NewReader(out)
+	line, err := lines.ReadString('\n')
 	if err != nil || line != "ready\n" {
-		return fmt.Errorf("it says %q: %w", line, err)
+		return nil, nil, fmt.Errorf("it says %q: %w", line, err)
 	}
-	return nil
+	return lines, c.stdin, nil
 }
 
 func start(ctx context.Context, name string, args ...string) (*child, io.Reader, error) {
