@@ -230,7 +230,7 @@ func (b *Backend) step(ctx context.Context) (gone bool, err error) {
 		return false, nil
 	}
 	b.Log.Debug("backend state", "from", view.State, "to", step.Publish, "frontend", view.Frontend.State)
-	return false, b.publish(ctx, view.State, step.Publish)
+	return false, b.publish(ctx, view, step.Publish)
 }
 
 // guestsFault says that an attach has failed because of what the guest offered: it
@@ -295,22 +295,29 @@ func (b *Backend) detach() {
 	b.conn = nil
 }
 
-// publish moves our state on, unless somebody else has changed it meanwhile or
-// removed the directory: then we look again.
-func (b *Backend) publish(ctx context.Context, from, to xenbus.State) error {
+// publish moves our state on, unless somebody else has changed it meanwhile or removed
+// the directory, or the frontend is in another state: a guest that has begun anew would
+// follow what was meant for its end. Then we look again.
+func (b *Backend) publish(ctx context.Context, seen xenbus.BackendView, to xenbus.State) error {
+	tries := 0
 	err := b.Store.Tx(ctx, func(tx *xenstore.Tx) error {
 		r := xenstore.NewValues(ctx, tx)
-		r.PrefetchBelow(b.Path, "instance", "state", "frontend")
-		instance, state := r.Get(b.Path+"/instance"), r.Get(b.Path+"/state")
+		r.Prefetch(b.Path+"/instance", b.Path+"/state", b.Path+"/frontend", b.Frontend+"/state")
+		instance, ours, theirs := r.Get(b.Path+"/instance"), r.Get(b.Path+"/state"), r.Get(b.Frontend+"/state")
+		tries++
 		switch {
 		case r.Err() != nil:
 			return r.Err()
-		case r.Get(b.Path+"/frontend") != b.Frontend, instance != b.Instance, xenbus.ParseState(state) != from:
-			b.Look()
-			return nil
+		case r.Get(b.Path+"/frontend") != b.Frontend, instance != b.Instance, xenbus.ParseState(ours) != seen.State,
+			xenbus.ParseState(theirs) != seen.Frontend.State, tries > maxConflicts:
+			return errTorn
 		}
 		return tx.Write(ctx, b.Path+"/state", to.Decimal())
 	})
+	if errors.Is(err, errTorn) {
+		b.Look()
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("publish the state of %s: %w", b.Path, err)
 	}

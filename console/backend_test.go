@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"slices"
+	"sync"
 	"testing"
 
 	"github.com/xenchan/xenchan/console"
@@ -87,6 +90,34 @@ func TestBackend_replacedWhileItAttaches(t *testing.T) {
 	}
 	if d, _ := r.info(0); d.Mapped != 0 {
 		t.Errorf("%+v", d)
+	}
+}
+
+// A guest that closes and begins anew at once is not told of the end of what was before:
+// it would take that for the end of what it has begun, and close for good.
+func TestBackend_beginsAnewWhileItEnds(t *testing.T) {
+	r := newRig(t)
+	c := r.attach("a")
+	var mu sync.Mutex
+	var told []string
+	r.backendWith(c, console.Backend{
+		Detached: func(*console.Conn) { r.set(r.guest, c.Frontend+"/state", "1") },
+		Settled: func() {
+			state, err := r.store.Read(context.Background(), c.Backend+"/state")
+			mu.Lock()
+			defer mu.Unlock()
+			told = append(told, fmt.Sprint(state, err))
+		},
+	})
+	r.offer(c)
+	r.set(r.guest, c.Frontend+"/state", "3")
+	r.await(c.Backend+"/state", "4")
+	r.set(r.guest, c.Frontend+"/state", "6")
+	r.await(c.Backend+"/state", "2")
+	mu.Lock()
+	defer mu.Unlock()
+	if slices.Contains(told, "6<nil>") {
+		t.Errorf("the backend's states were %q", told)
 	}
 }
 

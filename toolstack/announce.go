@@ -36,7 +36,7 @@ func (t *Toolstack) Announce(ctx context.Context, c Channel) error {
 	if err != nil || !untouched {
 		return err
 	}
-	if err := t.Store.Remove(ctx, c.Frontend); err != nil {
+	if taken, err := t.takeAway(ctx, c.Frontend); err != nil || !taken {
 		return err
 	}
 	select {
@@ -45,6 +45,20 @@ func (t *Toolstack) Announce(ctx context.Context, c Channel) error {
 	}
 	// Not to be given up on in the middle, or the channel would have no frontend.
 	return t.offer(context.WithoutCancel(ctx), c)
+}
+
+// takeAway removes a frontend, unless its guest has looked at it after all: it would go
+// on with a device that has no nodes.
+func (t *Toolstack) takeAway(ctx context.Context, frontend string) (taken bool, err error) {
+	err = t.Store.Tx(ctx, func(tx *xenstore.Tx) error {
+		v := xenstore.NewValues(ctx, tx)
+		taken = v.Get(frontend+"/state") == xenbus.Initialising.Decimal()
+		if v.Err() != nil || !taken {
+			return v.Err()
+		}
+		return tx.Remove(ctx, frontend)
+	})
+	return taken, err
 }
 
 // offer writes the frontend of a channel anew.
