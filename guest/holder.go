@@ -40,7 +40,8 @@ type Config struct {
 
 	sysfs, irqs, dev, run string // other places, for tests
 	// handler is who has asked for the interrupt of a directory.
-	handler func(dir string) string
+	handler   func(dir string) string
+	abandoned time.Duration // instead of abandonedAfter
 	// driver writes a device's name to a file of the driver's, bind or unbind.
 	driver func(file, id string) error
 }
@@ -69,6 +70,7 @@ type Holder struct {
 	lacking map[key]time.Time // since when a channel has no link; zero: that was said
 	// released are devices that were taken from the driver, and when.
 	released map[string]time.Time
+	unsure   map[key]time.Time // since when
 }
 
 // Setup makes the links once. It keeps nothing open, so that a terminal may echo until
@@ -166,6 +168,9 @@ func newHolder(ctx context.Context, c Config) (h *Holder, unlock func() error, e
 			*at = otherwise
 		}
 	}
+	if h.abandoned == 0 {
+		h.abandoned = abandonedAfter
+	}
 	if h.driver == nil {
 		h.driver = h.writeDriver
 	}
@@ -213,7 +218,7 @@ func (h *Holder) pass(ctx context.Context) (pending bool, err error) {
 	v, places, ok, err := h.find(ctx)
 	if err == nil && ok && h.hold {
 		// First, before there is somebody new whose event channel that could close.
-		if freed, err := h.release(v.consoles); err != nil || freed {
+		if freed, err := h.release(ctx, v.consoles); err != nil || freed {
 			h.wakeUp()
 			return true, err
 		}
@@ -239,7 +244,7 @@ func (h *Holder) pass(ctx context.Context) (pending bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		pending = pending || revived
+		pending = pending || revived || len(h.unsure) > 0
 	}
 	return pending, h.save(h.statePath())
 }

@@ -39,10 +39,32 @@ type kernel struct {
 	devices             map[int]int // how often the driver took one
 	irq                 map[int]int // of each console
 	robbed              int         // the console whose interrupt goes with the next one that is lost
+	meanwhile           func()      // what the host does while the driver takes the next one
 	last                int         // highest terminal ever given
 	neverReuse, primary bool        // as old kernels
 	domid               int
+	abandoned           time.Duration
+	opened              func(*pty) // somebody has a terminal open, and the holder looks
+	log                 logBuffer
 	mu                  sync.Mutex // held by each change, which come from two goroutines
+}
+
+// logBuffer is what the holder says.
+type logBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }
 
 // pty is a terminal, and what the host holds of it.
@@ -114,8 +136,8 @@ func (k *kernel) check(err error) {
 func (k *kernel) ctx() context.Context { return context.Background() }
 
 func (k *kernel) config() Config {
-	return Config{Store: k.guest, Dir: k.links, sysfs: k.sysfs, irqs: k.irqs, dev: k.dev, run: k.run, driver: k.driver, handler: k.handler,
-		Log: slog.New(slog.NewTextHandler(k.t.Output(), nil))}
+	return Config{Store: k.guest, Dir: k.links, abandoned: k.abandoned, sysfs: k.sysfs, irqs: k.irqs, dev: k.dev, run: k.run, driver: k.driver, handler: k.handler,
+		Log: slog.New(slog.NewTextHandler(io.MultiWriter(k.t.Output(), &k.log), nil))}
 }
 
 // newIRQ gives a console an interrupt, with the lowest number that is free.
@@ -160,6 +182,9 @@ func (k *kernel) handler(dir string) string {
 			}
 		}
 		if open > 1 {
+			if k.opened != nil {
+				k.opened(p)
+			}
 			return "hvc_console"
 		}
 	}
@@ -232,10 +257,17 @@ func (k *kernel) driver(file, id string) error {
 		}
 		return nil
 	}
-	if theirs, err := k.dom0.Read(k.ctx(), backend(devid)+"/state"); err != nil || theirs != "2" {
-		return fmt.Errorf("the backend is in state %q, %w", theirs, err)
+	if f := k.meanwhile; f != nil {
+		k.meanwhile = nil
+		f()
+		return syscall.ENOENT // the driver's transaction finds no node
 	}
+	theirs, err := k.dom0.Read(k.ctx(), backend(devid)+"/state")
+	k.check(err)
 	k.probe(devid)
+	if theirs != "1" && theirs != "2" {
+		return k.dom0.Write(k.ctx(), state, "6") // the backend ends what was, and the driver follows
+	}
 	return k.dom0.Write(k.ctx(), state, "3")
 }
 
@@ -257,8 +289,10 @@ func (k *kernel) restoreWithout(then func(), missing ...int) {
 func backend(devid int) string { return "/local/domain/0/backend/console/1/" + strconv.Itoa(devid) }
 
 func (k *kernel) serve(devid int) {
-	k.check(k.dom0.Write(k.ctx(), backend(devid)+"/state", "2"))
-	k.check(k.dom0.SetPerms(k.ctx(), backend(devid)+"/state", wire.Perms{{Access: wire.AccessNone}, {Access: wire.AccessRead, DomID: 1}}))
+	for n, v := range map[string]string{"state": "2", "online": "1"} {
+		k.check(k.dom0.Write(k.ctx(), backend(devid)+"/"+n, v))
+		k.check(k.dom0.SetPerms(k.ctx(), backend(devid)+"/"+n, wire.Perms{{Access: wire.AccessNone}, {Access: wire.AccessRead, DomID: 1}}))
+	}
 	k.check(k.dom0.Write(k.ctx(), node(devid)+"/backend", backend(devid)))
 	k.check(k.dom0.SetPerms(k.ctx(), node(devid)+"/backend", wire.Perms{{Access: wire.AccessNone, DomID: 1}}))
 }
@@ -410,7 +444,7 @@ func (k *kernel) agree(name func(int) string) {
 func eventually(t testing.TB, f func() error) {
 	t.Helper()
 	var err error
-	for range 300 {
+	for range 3000 {
 		if err = f(); err == nil {
 			return
 		}

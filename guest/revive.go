@@ -6,16 +6,16 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/xenchan/xenchan/xenstore"
 )
 
-// abandoned is how long a device that was taken from the driver waits for a backend
-// that is there, but does not want it.
-const abandoned = 10 * time.Second
+// abandonedAfter is how long a device that was taken from the driver waits for a backend
+// that is there, but does not want it; and how long one that the driver has may be neither
+// connected nor gone.
+const abandonedAfter = 10 * time.Second
 
 // release lets go of devices that the kernel has lost when the guest was restored: their
 // nodes were not there at that moment, because the channel was plugged in by hand,
@@ -23,9 +23,12 @@ const abandoned = 10 * time.Second
 // program could write until its processor stands still, and does not look at nodes
 // of its name when they come. So it is taken from the driver, which hangs up the
 // terminal. It reports whether there were any.
-func (h *Holder) release(now []console) (any bool, err error) {
+func (h *Holder) release(ctx context.Context, now []console) (any bool, err error) {
+	h.notice(now)
 	for _, c := range now {
-		if c.life != dead {
+		if stuck, err := h.stuck(ctx, c); err != nil {
+			return any, err
+		} else if c.life != dead && !stuck {
 			continue
 		}
 		before, err := h.lines()
@@ -33,9 +36,9 @@ func (h *Holder) release(now []console) (any bool, err error) {
 			return any, err
 		}
 		err = h.driver("unbind", c.id)
-		h.Log.Info("a device from before the restore is let go", "console", c.id, "error", err)
+		h.Log.Info("a device without a backend is let go", "console", c.id, "error", err)
 		if err != nil && !errors.Is(err, syscall.ENODEV) { // ENODEV: the kernel was faster
-			h.Log.Warn("a device from before the restore keeps its terminal", "console", c.id, "error", err)
+			h.Log.Warn("a device without a backend keeps its terminal", "console", c.id, "error", err)
 			continue
 		}
 		for n, its := range h.seen {
@@ -50,6 +53,36 @@ func (h *Holder) release(now []console) (any bool, err error) {
 		}
 	}
 	return any, nil
+}
+
+// notice remembers since when devices are unsure.
+func (h *Holder) notice(now []console) {
+	since := make(map[key]time.Time)
+	for _, c := range now {
+		if c.life != unsure {
+			continue
+		}
+		since[c.key()] = time.Now()
+		if before, known := h.unsure[c.key()]; known {
+			since[c.key()] = before
+		}
+	}
+	h.unsure = since
+}
+
+// stuck reports whether the driver waits for nothing: the host has taken the nodes of the
+// device away while the driver looked at them, and made new ones before it has seen that.
+func (h *Holder) stuck(ctx context.Context, c console) (bool, error) {
+	since, is := h.unsure[c.key()]
+	if !is || time.Since(since) < h.abandoned {
+		return false, nil
+	}
+	backend, err := h.Store.Read(ctx, nodeOf(c.id)+"/backend")
+	if err != nil {
+		return true, ignoreAbsent(err)
+	}
+	online, err := h.Store.Read(ctx, backend+"/online")
+	return online != "0", ignoreAbsent(err) // at 0 the host is about to remove it
 }
 
 // releaseRobbed lets go too of a device whose interrupt has gone with one that was lost:
@@ -80,31 +113,37 @@ func (h *Holder) releaseRobbed(now []console, before []line) error {
 // It reports whether there is more to do soon.
 func (h *Holder) revive(ctx context.Context) (pending bool, err error) {
 	for id, since := range h.released {
-		if _, err := os.Lstat(filepath.Join(h.sysfs, id)); err == nil {
-			delete(h.released, id) // the kernel has looked by itself
+		if h.taken(id) { // the kernel has looked by itself
+			delete(h.released, id)
 			continue
 		}
-		offered, ready, err := h.offered(ctx, devices+"/"+strings.TrimPrefix(id, "console-"))
-		switch {
-		case err != nil:
+		offered, ready, err := h.offered(ctx, nodeOf(id))
+		if err != nil {
 			return false, err
-		case !offered:
+		}
+		if !offered {
 			h.released[id] = time.Now()
 			continue
-		case ready:
-			if pending, err = h.giveBack(id); err != nil || pending {
-				return pending, err
-			}
-		case time.Since(since) < abandoned:
-			pending = true
-			continue
-		default:
-			h.Log.Warn("the host does not take a device that is there again", "console", id)
 		}
-		delete(h.released, id)
 		pending = true
+		if ready {
+			if again, err := h.giveBack(id); err != nil || again {
+				return again, err
+			}
+		}
+		// The driver fails when the host has just taken the nodes away to offer them anew.
+		if !h.taken(id) && time.Since(since) > h.abandoned {
+			h.Log.Warn("the host does not take a device that is there again", "console", id)
+			delete(h.released, id)
+		}
 	}
 	return pending, nil
+}
+
+// taken reports whether the driver has a device.
+func (h *Holder) taken(id string) bool {
+	_, err := os.Lstat(filepath.Join(h.sysfs, id))
+	return err == nil
 }
 
 // giveBack has the driver take a device. When the kernel has taken another one in the
@@ -150,7 +189,8 @@ func (h *Holder) offered(ctx context.Context, node string) (offered, ready bool,
 			return ignoreAbsent(err)
 		}
 		theirs, err := tx.Read(ctx, backend+"/state")
-		ready = theirs != "" && theirs != closing && theirs != closed // the driver would follow it
+		// Any other is still about the device that was let go, and an end may follow.
+		ready = theirs == initialising || theirs == initWait
 		return ignoreAbsent(err)
 	})
 	return offered, ready, err

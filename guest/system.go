@@ -24,11 +24,15 @@ const devices = "device/console"
 // Device states, io/xenbus.h.
 const (
 	initialising = "1"
+	initWait     = "2"
 	initialised  = "3"
 	connected    = "4"
 	closing      = "5"
 	closed       = "6"
 )
+
+// nodeOf is where a device is in xenstore.
+func nodeOf(id string) string { return devices + "/" + strings.TrimPrefix(id, "console-") }
 
 // maxNameLen is the longest name of a file.
 const maxNameLen = 255
@@ -71,8 +75,7 @@ func scan(ctx context.Context, store *xenstore.Store, sysfs string, known map[ir
 
 // look is a console, if a directory entry is one's.
 func look(ctx context.Context, store *xenstore.Store, sysfs, id string, known map[irq]key) (c console, ok bool, err error) {
-	devid, isConsole := strings.CutPrefix(id, "console-")
-	if !isConsole {
+	if !strings.HasPrefix(id, "console-") {
 		return c, false, nil
 	}
 	c = console{id: id}
@@ -83,7 +86,7 @@ func look(ctx context.Context, store *xenstore.Store, sysfs, id string, known ma
 	if err != nil {
 		return c, false, ignoreAbsent(err)
 	}
-	node := devices + "/" + devid
+	node := nodeOf(id)
 	state, err := store.Read(ctx, node+"/state")
 	if err = ignoreAbsent(err); err != nil {
 		return c, false, err

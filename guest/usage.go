@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/xenchan/xenchan/channel"
@@ -88,7 +87,7 @@ func (u *usage) channels(now []console, of map[key]int, domid string) {
 			u.h.Log.Warn("the host will not know whether a channel is open", "name", c.name, "error", err)
 			continue
 		}
-		node := devices + "/" + strings.TrimPrefix(c.id, "console-")
+		node := nodeOf(c.id)
 		said[node] = u.said[node]
 		u.now = append(u.now, used{n, path, node})
 	}
