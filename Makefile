@@ -165,7 +165,6 @@ DM ?= bin/xenchan-dm
 install:
 	@for f in $(BINARY) $(DM); do test -x $$f || { echo "$$f is missing: run make first" >&2; exit 1; }; done
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/xenchan
-	rm -f $(DESTDIR)$(PREFIX)/bin/xenchan-dm # it was a link to xenchan
 	install -D -m 755 $(DM) $(DESTDIR)$(PREFIX)/bin/xenchan-dm
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed '/^ExecStart=/s|/usr/bin|$(PREFIX)/bin|; s|/etc/xenchan|$(SYSCONFDIR)/xenchan|' packaging/xenchan.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/xenchan.service

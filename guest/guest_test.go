@@ -117,9 +117,40 @@ func TestHold_refusesWhatAProgramHasOpen(t *testing.T) {
 		})
 	}
 	only(name(1))
+	eventually(t, func() error {
+		if log := k.log.String(); !strings.Contains(log, "is open in a program, and may be what was left when it hung up") {
+			return errors.New("nothing says why a channel has no link")
+		}
+		return nil
+	})
 	k.unplug(1)
 	k.plug(3, name(3))
 	only(name(3))
+	program()
+	k.agree(name)
+}
+
+// A program that opens a terminal in the moment in which the holder does may be who has
+// given an interrupt its handler: the channel waits until it has gone.
+func TestHold_refusesWhatAProgramJustOpens(t *testing.T) {
+	k := newKernel(t)
+	k.plug(1, name(1))
+	k.plug(2, name(2))
+	started := make(chan func(), 1)
+	k.opened = func(p *pty) {
+		if p.devid == 2 {
+			k.opened = nil
+			started <- startProgram(t, "sleep", "1000", p.path)
+		}
+	}
+	defer k.hold()()
+	program := <-started
+	eventually(t, func() error {
+		if got := k.linked(); len(got) != 1 || got[name(1)] == "" || !strings.Contains(k.log.String(), "is open in a program") {
+			return fmt.Errorf("links: %v", got)
+		}
+		return nil
+	})
 	program()
 	k.agree(name)
 }

@@ -120,7 +120,7 @@ func TestMatch_isNeverWrong(t *testing.T) {
 }
 
 func TestInOrder(t *testing.T) {
-	for release, want := range map[string]bool{"6.1.0-56-amd64": true, "4.14.0": true, "4.13.9": false, "3.10.0": false, "": false} {
+	for release, want := range map[string]bool{"6.1.0-56-amd64": true, "5.10.0": true, "4.14.0": true, "4.13.9": false, "3.10.0": false, "": false} {
 		if got := inOrder(release); got != want {
 			t.Errorf("inOrder(%q) = %v", release, got)
 		}

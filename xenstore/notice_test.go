@@ -1,6 +1,7 @@
 package xenstore
 
 import (
+	"context"
 	"errors"
 	"sync/atomic"
 	"syscall"
@@ -30,6 +31,9 @@ func TestNotice(t *testing.T) {
 	n.Close()
 	f.set("/a/x", "2")
 	told(2)
+	n.changed("/a/x") // its event was on its way
+	equal(t, calls.Load(), int32(2))
+	equal(t, len(s.c.watches), 1)
 	f.mu.Lock()
 	equal(t, len(f.watches), 1)
 	f.mu.Unlock()
@@ -45,6 +49,11 @@ func TestNotice_refused(t *testing.T) {
 	s, _ := newFake(t, nil)
 	if _, err := s.Notify(t.Context(), "no//path", func() {}); !errors.Is(err, syscall.EINVAL) {
 		t.Errorf("a path that is none: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.Notify(ctx, "/a", func() {}); !errors.Is(err, context.Canceled) {
+		t.Errorf("a context that has ended: %v", err)
 	}
 	equal(t, len(s.c.watches), 0)
 }

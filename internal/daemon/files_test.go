@@ -63,6 +63,9 @@ func TestFiles(t *testing.T) {
 	f = files{limit: 1600}
 	clients(280)
 	domains(66)
+	if n := f.most(); n != 200-66*2 {
+		t.Errorf("room for %d channels beside 280 clients", n)
+	}
 	f.have(-1000)
 	if n := f.most(); n != 1200-66*2 {
 		t.Errorf("room for %d channels when 200 clients have left", n)
