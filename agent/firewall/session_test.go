@@ -89,6 +89,7 @@ func TestSession(t *testing.T) {
 			"c" + sync, ">" + sync, "g" + synced, "<" + synced, "c" + ping, ">" + ping,
 			"g\n{\n{\"return\":1,\"error\":{}}\n{\"return\":1,\"return\":2}\n{\"Return\":1}\n[]\n{\"return\":\"\xc3\"}\n{\"return\":1}{}\n{\"error\":{\"class\":1,\"desc\":\"\"}}\n" + exec, "g" + done, "<" + done,
 		}, ""},
+		{"a complaint about a sentinel", []string{"c" + exec, "<" + denied, "c" + sync, ">" + sync, "g" + refused + synced, "<" + synced, "c" + ping, ">" + ping, "g" + done, "<" + done}, ""},
 		{"cut anywhere", []string{"c" + sync[:9], "c" + sync[9:], ">" + sync, "g" + synced[:3], "g" + synced[3:], "<" + synced}, ""},
 		{"rubbish before a sentinel", []string{"c{\"execute\":\"guest-exec\"\xff\xff" + sync, ">" + sync}, ""},
 	} {
