@@ -8,10 +8,13 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -55,7 +58,8 @@ func (g agentGuest) refuses(status int, says string, args ...string) {
 // channel was taken away and plugged in again, after its guest was restored and after it
 // was rebooted, up to its end.
 func TestAgent_qemuGA(t *testing.T) {
-	startDaemon(t).ready()
+	daemon := startDaemon(t)
+	daemon.ready()
 	declare(t, "TestAgent-qemuGA", "a.toml", "connection=socket,name="+agentName)
 	xenchan(t, "apply")
 	g := agentGuest{startHelper(t, xlguest.Config{Agent: true})}
@@ -84,6 +88,8 @@ func TestAgent_qemuGA(t *testing.T) {
 		t.Errorf("of the file that did not fit there are %q bytes, and so many open files", got)
 	}
 	step("a full disk")
+	g.firewall()
+	step("behind a firewall")
 
 	xenchan(t, "detach", g.Name(), agentName) // it is declared, and comes again
 	g.ping("after its channel was unplugged")
@@ -105,6 +111,42 @@ func TestAgent_qemuGA(t *testing.T) {
 		t.Errorf("the domain is still there: %s", out)
 	}
 	step("shut down")
+
+	daemon.stop(syscall.SIGTERM)
+	for _, want := range []string{
+		`msg="agent call" .* uid=0 .* command=guest-ping decision=allowed by=` + firewallFile + ":3\n",
+		`msg="agent answer" .* uid=0 .* command=guest-ping result=ok `,
+		`msg="agent call" .* uid=0 .* command=guest-exec decision=denied by=` + firewallFile + ":1\n",
+	} {
+		if !regexp.MustCompile(want).MatchString(daemon.log.String()) {
+			t.Errorf("the audit log has no %s", want)
+		}
+	}
+}
+
+const firewallFile = "/etc/xenchan/firewall.d/agents.toml"
+
+// firewall has rules for the agent for a while: one command may pass.
+func (g agentGuest) firewall() {
+	g.t.Helper()
+	if err := os.MkdirAll(filepath.Dir(firewallFile), 0o755); err != nil {
+		g.t.Fatal(err)
+	}
+	rules := fmt.Sprintf("[[agent]]\nmatch = %q\n[[agent.allow]]\nwho = \"root\"\ncommands = \"guest-ping\"\n", g.Name())
+	if err := os.WriteFile(firewallFile, []byte(rules), 0o644); err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { os.Remove(firewallFile) })
+	xenchan(g.t, "firewall", "--apply")
+	g.ping("behind a firewall")
+	g.refuses(1, "guest-exec is not allowed for user root (0) by "+firewallFile+":1", "exec", "true")
+	g.ask("ping")
+	if err := os.Remove(firewallFile); err != nil {
+		g.t.Fatal(err)
+	}
+	xenchan(g.t, "firewall", "--apply")
+	g.ping("when the firewall is gone")
+	g.exec()
 }
 
 func (g agentGuest) exec() {
