@@ -191,14 +191,15 @@ StandardOutput=tty
 TTYPath=/dev/console
 `
 
-// makeSystemdGuest makes the guest with systemd, udev and the guest agent of Debian.
+// makeSystemdGuest makes the guest with systemd, udev, the guest agent and SPICE's agent of
+// Debian.
 func makeSystemdGuest(root, mods, file string) error {
 	s, err := newStage(root, mods, "guest.sh")
 	if err != nil {
 		return err
 	}
 	const lib, etc = "usr/lib/systemd/", "etc/systemd/system/"
-	err = s.program(lib+"systemd", lib+"system-generators/systemd-getty-generator", "usr/bin/systemctl", "usr/bin/udevadm", "usr/sbin/qemu-ga")
+	err = s.program(lib+"systemd", lib+"system-generators/systemd-getty-generator", "usr/bin/systemctl", "usr/bin/udevadm", "usr/sbin/qemu-ga", "usr/sbin/spice-vdagentd", "usr/bin/socat")
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,10 @@ var wanted = []string{
 	"libvirt-daemon", "libvirt-daemon-driver-xen", "libvirt-clients",
 }
 
+// alone are packages without their dependencies, most of which are a desktop: what their
+// programs in the images need comes with others.
+var alone = []string{"spice-vdagent"}
+
 // unneeded are dependencies of which no file goes into the images.
 var unneeded = regexp.MustCompile(`^(python3|perl|iso-codes|ipxe|usrmerge|debconf|libpython|libperl|dpkg|tar$|` +
 	`adduser|passwd|ucf|media-types|sensible|init-system|libfile-find|libnumber|libtext-glob)`)
@@ -58,7 +62,7 @@ type archive struct {
 }
 
 // resolve asks apt for the exact package files: the dependency closure of
-// wanted as if nothing were installed, and the newest kernel.
+// wanted as if nothing were installed, those alone, and the newest kernel.
 func resolve(ctx context.Context) ([]archive, error) {
 	out, err := output(ctx, "", "apt-get", append([]string{
 		"-s", "-o", "Dir::State::status=/dev/null",
@@ -77,7 +81,7 @@ func resolve(ctx context.Context) ([]archive, error) {
 	if err != nil {
 		return nil, err
 	}
-	names = append(names, kernel)
+	names = append(append(names, kernel), alone...)
 	slices.Sort(names)
 	out, err = output(ctx, "", "apt-get", append([]string{"download", "--print-uris"}, names...)...)
 	if err != nil {

@@ -4,6 +4,7 @@ package realhost
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -89,6 +90,28 @@ func TestGuest_udevAlone(t *testing.T) {
 	h.said("early", "late")
 }
 
+const spiceName = "com.redhat.spice.0"
+
+// startSpice starts the daemon half of SPICE's agent. It opens its channel when a session
+// has said how large its screen is; the guest has no display for the other half, so that
+// a stand-in for it says so and keeps what the daemon has for it.
+func (h helper) startSpice() {
+	h.Run("xenchan-guest run " + spiceName + ` -- spice-vdagentd -x -X -f -u /dev/null -s {} -S /run/vdagent >/tmp/vdagentd.log 2>&1 </dev/null &
+for i in $(seq 1000); do [ -e /run/vdagent ] && break; usleep 20000; done
+words() { for w; do printf "\\x$(printf %02x $((w & 255)))\\x$(printf %02x $((w >> 8)))\\0\\0"; done; }
+{ words 0 1280 1024 20 1280 1024 0 0 0; sleep 100000; } | socat - UNIX-CONNECT:/run/vdagent >/tmp/session 2>/tmp/socat.log &`)
+}
+
+// spice asks SPICE's agent: it gives the session a monitor of this size, and can share a
+// clipboard.
+func (h helper) spice(width, height int) {
+	h.t.Helper()
+	xenchan(h.t, "agent", "--timeout", "3m", h.Name(), "resolution", fmt.Sprintf("%dx%d", width, height))
+	want := fmt.Sprintf("%02x%02x0000%02x%02x0000", height&255, height>>8, width&255, width>>8)
+	h.Run("for i in $(seq 1000); do xxd -p /tmp/session | tr -d '\n' | grep -q " + want + " && exit; usleep 20000; done; xxd /tmp/session; cat /tmp/vdagentd.log /tmp/socat.log; exit 1")
+	xenchan(h.t, "agent", "--timeout", "3m", h.Name(), "clipboard", "set", "--for", "100ms")
+}
+
 // A guest with systemd and udev: the first channel starts xenchan-guest.service, and
 // the agent's unit has its agent through all that comes; nobody else has the terminals.
 // It is PVH: as PV its kernel failed after some of the restores, see docs/real-xen.md.
@@ -127,16 +150,21 @@ func TestGuest_systemd(t *testing.T) {
 	if out := h.Run("mkdir /tmp/g; /usr/lib/systemd/system-generators/systemd-getty-generator /tmp/g /tmp/g /tmp/g; ls /tmp/g/getty.target.wants | xargs"); out != "serial-getty@hvc0.service\n" {
 		t.Errorf("there would be a getty for %s", out)
 	}
+	attach(t, h.Name(), "connection=socket,name="+spiceName)
+	h.startSpice()
+	h.spice(1024, 768)
 	xenchan(t, "detach", h.Name(), "a")
-	h.links(agentName)
+	h.links(spiceName, agentName)
 
 	h.restore()
 	h.links()
 	attach(t, h.Name(), "connection=socket,name=b")
 	attach(t, h.Name(), "connection=socket,name="+agentName)
 	attach(t, h.Name(), "connection=socket,name=a")
-	h.links("a", "b", agentName)
+	attach(t, h.Name(), "connection=socket,name="+spiceName)
+	h.links("a", "b", spiceName, agentName)
 	h.ping("after the guest was restored")
+	h.spice(800, 600)
 	h.mapping("a", "b")
 	seen("after a restore")
 }
