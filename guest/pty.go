@@ -29,18 +29,52 @@ func NewPTY(c *Conn) (*PTY, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &PTY{master: master, conn: c, done: make(chan error, 2)}
+	p := &PTY{master: master, conn: c, done: make(chan error, 1)}
 	if err := p.setUp(); err != nil {
 		return nil, errors.Join(err, master.Close())
 	}
-	p.relays.Go(func() { p.relay(c, master) })
-	p.relays.Go(func() { p.relay(master, c) })
+	said := make(chan []byte, ahead)
+	p.relays.Go(func() {
+		defer close(said)
+		p.end(hear(said, master))
+	})
+	p.relays.Go(func() {
+		for b := range said {
+			if _, err := c.Write(b); err != nil {
+				p.end(err)
+			}
+		}
+	})
+	p.relays.Go(func() {
+		_, err := io.Copy(master, c)
+		p.end(err)
+	})
 	return p, nil
 }
 
-func (p *PTY) relay(to io.Writer, from io.Reader) {
-	_, err := io.Copy(to, from)
-	p.done <- fmt.Errorf("the channel cannot be used any more: %w", err)
+// ahead is how many pieces, of at most 4 KiB each, are taken of what the program says before
+// the channel has room for them. While its terminal has none, qemu-ga tries again at once,
+// and all the time: a piece of a file, the longest of its usual answers, fits here.
+const ahead = 256
+
+// hear reads what the program says, in pieces as the terminal has them.
+func hear(said chan<- []byte, from io.Reader) error {
+	buf := make([]byte, 4<<10)
+	for {
+		n, err := from.Read(buf)
+		if err != nil {
+			return err
+		}
+		said <- append([]byte(nil), buf[:n]...)
+	}
+}
+
+// end says that bytes no longer pass; one reason is enough.
+func (p *PTY) end(err error) {
+	select {
+	case p.done <- fmt.Errorf("the channel cannot be used any more: %w", err):
+	default:
+	}
 }
 
 // Done receives the reason when bytes no longer pass, as after Close.
