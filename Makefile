@@ -19,7 +19,7 @@ GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 export CGO_ENABLED = 0
 BUILD := $(GO) build -trimpath -ldflags '-s -w'
 
-.PHONY: all demo deps debs check test test-fast test-xen xen-c xen-o bench bench-once soak leaks hostile fuzz lint cross install install-guest clean man
+.PHONY: all demo deps debs check test test-fast test-xen xen-c xen-o agent-xen bench bench-once soak leaks hostile fuzz lint cross install install-guest clean man
 
 all: bin/xenchan bin/xenchan-dm bin/xenchan-guest
 
@@ -103,6 +103,11 @@ xen-o: export XENCHAN_RIG_XENSTORED = o
 xen-o:
 	@$(REPORT) xen-o-host $(IN_DOM0) -json -run '$(XEN_O_HOST)' ./internal/rig/realhost/; host=$$?; \
 	  $(REPORT) xen-o $(IN_DOM0) -json -skip '^TestGuest$$' $(XEN_O); status=$$?; bin/rigctl down; exit $$((host | status))
+
+# agent-xen asks the real guest agent on real Xen, and copies 8 MiB each way.
+agent-xen: export XENCHAN_COPY = 8388608
+agent-xen: deps bin/xenchan bin/xenchan-dm bin/xenchan-guest bin/rigctl
+	$(IN_DOM0) -v -run '^TestAgent_qemuGA$$' ./internal/rig/realhost/; status=$$?; bin/rigctl down; exit $$status
 
 # bench measures the embedded host: the parts, and then the whole beside a plain relay
 # (docs/performance.md). About five minutes. benchstat compares two runs of the first half.
