@@ -7,6 +7,7 @@ import (
 	"path"
 	"time"
 
+	"github.com/xenchan/xenchan/channel"
 	"github.com/xenchan/xenchan/xenbus"
 	"github.com/xenchan/xenchan/xenstore"
 )
@@ -27,8 +28,14 @@ func (t *Toolstack) Detach(ctx context.Context, d Domain, name string) error {
 	if err != nil {
 		return err
 	}
-	if c.Type != Type && c.Type != "" {
-		return fmt.Errorf("%s was made by xl and is served by QEMU (type %s), which has no hot-unplug", name, c.Type)
+	switch {
+	case c.Type == Type, c.Type == "":
+	case c.Type == StockType && (c.ServedBy == channel.ServerNone || c.ServedBy == channel.ServerStandIn):
+		// By the daemon or a device model of ours, if by anybody.
+	case c.ServedBy == channel.ServerQEMU:
+		return fmt.Errorf("%s was made by xl and is served by QEMU (process %d), which has no hot-unplug", name, *c.QEMUPID)
+	default:
+		return fmt.Errorf("%s is of type %q in domain %d, of which nobody here knows who serves it", name, c.Type, c.BackendDomID)
 	}
 	if err := t.unplug(ctx, c); err != nil {
 		return fmt.Errorf("detach %s from %v: %w", name, d, err)

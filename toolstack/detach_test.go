@@ -3,6 +3,8 @@ package toolstack_test
 import (
 	"context"
 	"errors"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -132,13 +134,23 @@ func TestDetach_asksBeforeItRemoves(t *testing.T) {
 func TestDetach_servedByQEMU(t *testing.T) {
 	h := newHost(t)
 	defer h.close()
-	c := h.attach("a")
-	h.write(c.Frontend+"/type", "ioemu", "")
-	defer h.unchanged()()
-	err := h.tools.Detach(t.Context(), web, "a")
-	if err == nil || !strings.Contains(err.Error(), "QEMU") {
+	before := h.unchanged()
+	_, err := h.tools.AttachStock(t.Context(), web, channel.Spec{Name: "a", Connection: channel.PTY})
+	h.check(err)
+	const pid = "/local/domain/5/image/device-model-pid"
+	h.write(pid, strconv.Itoa(os.Getpid()), "")
+	during := h.unchanged()
+	if err := h.tools.Detach(t.Context(), web, "a"); err == nil || !strings.Contains(err.Error(), "QEMU") {
 		t.Errorf("%v", err)
 	}
+	during()
+	// Ours in the place of the QEMU can do without it.
+	const home = "/local/domain/0/device-model"
+	h.write(toolstack.StandIn("/local/domain/0", web.ID), toolstack.HandedOver, "")
+	h.check(h.tools.Detach(t.Context(), web, "a"))
+	h.check(h.store.Remove(t.Context(), "/local/domain/5/image"))
+	h.check(h.store.Remove(t.Context(), home))
+	before()
 }
 
 func TestDetach_unknown(t *testing.T) {
