@@ -51,7 +51,7 @@ from the daemon: watch takes them up whenever one answers, and says when none do
 		},
 	}
 	cmd.Flags().BoolVar(&o.now, "now", false, "begin with what is there already, as present events, and\nwhether a daemon answers")
-	cmd.Flags().StringSliceVar(&o.kinds, "event", nil, "only events of these `KINDS`, with commas between: "+strings.Join(eventKinds(), ",\n"))
+	cmd.Flags().StringSliceVar(&o.kinds, "event", nil, "only events of these `KINDS`, with commas between:\n"+strings.Join(eventKinds()[:6], ", ")+",\n"+strings.Join(eventKinds()[6:], ", "))
 	cmd.Flags().IntVar(&o.count, "count", 0, "end after `N` events")
 	cmd.Flags().DurationVar(&o.timeout, "timeout", 0, "end after `TIME`, as 10s or 5m; with --count the exit status is 4 then")
 	cmd.RegisterFlagCompletionFunc("event", cobra.FixedCompletions(eventKinds(), cobra.ShellCompDirectiveNoFileComp))
