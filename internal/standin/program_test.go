@@ -42,6 +42,7 @@ func begin(t *testing.T, daemon bool, more ...string) *stage {
 		},
 	}
 	args := strings.Fields("xenchan-dm -xen-domid 7 -chardev socket,id=libxl-cmd,path=" + s.qmp + ",server=on,wait=off -mon chardev=libxl-cmd,mode=control " +
+		"-chardev socket,id=libxenstat-cmd,path=" + s.qmp + "-stat,server=on,wait=off -mon chardev=libxenstat-cmd,mode=control " +
 		"-chardev pty,id=libxl-channel0 -chardev pty,id=libxl-channel1 -machine xenpv")
 	go func() { s.ended <- p.Main(append(args, more...)) }()
 	return s
@@ -100,8 +101,8 @@ const ready = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\ntty 1 /dev/pts/3\nrea
 func TestProgram(t *testing.T) {
 	s := begin(t, true)
 	daemon := s.asked(ready)
-	for range 2 {
-		c, err := net.Dial("unix", s.qmp)
+	for _, monitor := range []string{s.qmp, s.qmp + "-stat", s.qmp} { // libxl comes again for each command
+		c, err := net.Dial("unix", monitor)
 		if err != nil {
 			t.Fatal(err)
 		}
