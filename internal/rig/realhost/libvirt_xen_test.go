@@ -4,7 +4,6 @@ package realhost
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -61,26 +60,6 @@ func virsh(t *testing.T, args ...string) string {
 	return run(t, "virsh", append([]string{"-q", "-c", "xen:///system"}, args...)...)
 }
 
-// divertQEMU puts xenchan in the place of Xen's QEMU, as dpkg-divert does, since
-// libvirt has no say in which device model a PV domain gets: it looks at
-// <emulator> for HVM alone.
-func divertQEMU(t *testing.T) {
-	t.Helper()
-	const qemu = "/usr/libexec/xen-qemu-system-i386"
-	binary, err := exec.LookPath("xenchan")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(os.Rename(qemu, qemu+".distrib"), os.Symlink(binary, qemu)); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.Rename(qemu+".distrib", qemu); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
 const libvirtDomain = `<domain type='xen'>
   <name>virt</name>
   <memory unit='MiB'>128</memory>
@@ -92,6 +71,7 @@ const libvirtDomain = `<domain type='xen'>
     <cmdline>console=hvc0 quiet mitigations=off cryptomgr.notests rodata=off</cmdline>
   </os>
   <devices>
+    <emulator>/usr/bin/xenchan-dm</emulator>
     <console type='pty'><target type='xen' port='0'/></console>
     <channel type='unix'><source mode='bind' path='/run/virt.sock'/><target type='xen' name='org.example.socket.0'/></channel>
     <channel type='pty'><target type='xen' name='org.example.pty.0'/></channel>

@@ -12,19 +12,16 @@ import (
 	"github.com/xenchan/xenchan/internal/rig/xlguest"
 )
 
-const mebi = 1 << 20
-
 // A stock guest that was started without any channel gets a socket and a pty
-// channel while it runs, and echoes on both. PVH is slow under emulation.
+// channel while it runs, and echoes on both. TestDeviceModel moves more.
 func TestHotplug_stream(t *testing.T) {
 	for _, pvh := range []bool{false, true} {
 		t.Run(map[bool]string{false: "pv", true: "pvh"}[pvh], func(t *testing.T) {
 			startDaemon(t).ready()
+			const size = 64 << 10
 			var g *xlguest.Guest
-			sizes := map[string]int{"socket": mebi, "pty": mebi}
 			if pvh {
 				g = xlguest.Start(t, xlguest.Config{PVH: true}) // no other test has a use for it
-				sizes = map[string]int{"socket": 64 << 10, "pty": 64 << 10}
 			} else {
 				g = guest(t, xlguest.Config{})
 			}
@@ -33,12 +30,11 @@ func TestHotplug_stream(t *testing.T) {
 			echoAgent(g, "/dev/hvc1")
 			echoAgent(g, "/dev/hvc2")
 			for name, path := range map[string]string{"socket": socket, "pty": pty} {
-				took := echo(t, client(t, path), sizes[name])
-				t.Logf("%s: %d bytes each way in %v, the same came back", name, sizes[name], took.Round(time.Millisecond))
+				took := echo(t, client(t, path), size)
+				t.Logf("%s: %d bytes each way in %v, the same came back", name, size, took.Round(time.Millisecond))
 			}
 			compareWithXL(t, g)
 			for name, c := range connected(t, g.Name(), "org.example.a.0", "org.example.b.0") {
-				size := sizes[string(c.Connection)]
 				if *c.Dropped != 0 || *c.GuestToHost < uint64(size) || *c.HostToGuest < uint64(size) {
 					t.Errorf("%s: %+v", name, c)
 				}
@@ -67,8 +63,18 @@ func TestXLConsole_opensOurTerminal(t *testing.T) {
 	g := guest(t, xlguest.Config{})
 	attach(t, g.Name(), "connection=pty,name=org.example.tty.0")
 	echoAgent(g, "/dev/hvc1")
+	if s := xlConsole(t, g, 1, "hello"); !strings.Contains(s, "hello") {
+		t.Errorf("xl console showed %q", s)
+	}
+}
+
+// xlConsole says something at a channel's terminal as xl console opens it, and returns
+// what is shown up to its echo.
+func xlConsole(t *testing.T, g *xlguest.Guest, devid int, text string) (shown string) {
+	t.Helper()
 	// xl console reads its input only when that is a terminal: socat gives it one.
-	cmd := exec.CommandContext(t.Context(), "socat", "-", "EXEC:'xl console -t pv -n 1 "+g.Name()+"',pty,setsid,ctty,raw,echo=0")
+	xlConsole := fmt.Sprintf("EXEC:'xl console -t pv -n %d %s',pty,setsid,ctty,raw,echo=0", devid, g.Name())
+	cmd := exec.CommandContext(t.Context(), "socat", "-", xlConsole)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -86,7 +92,7 @@ func TestXLConsole_opensOurTerminal(t *testing.T) {
 	got := make(chan string, 1)
 	go func() {
 		var all []byte
-		for buf := make([]byte, 100); !strings.Contains(string(all), "hello"); {
+		for buf := make([]byte, 100); !strings.Contains(string(all), text); {
 			n, err := out.Read(buf)
 			if all = append(all, buf[:n]...); err != nil {
 				break
@@ -94,15 +100,13 @@ func TestXLConsole_opensOurTerminal(t *testing.T) {
 		}
 		got <- string(all)
 	}()
-	fmt.Fprint(in, "hello\n")
+	fmt.Fprint(in, text+"\n")
 	select {
-	case s := <-got:
-		if !strings.Contains(s, "hello") {
-			t.Errorf("xl console showed %q, and said %s", s, stderr.String())
-		}
+	case shown = <-got:
 	case <-time.After(xlguest.Patience):
-		t.Error("xl console shows nothing")
+		t.Errorf("xl console shows nothing, and says %s", stderr.String())
 	}
+	return shown
 }
 
 // Attach, use, detach, again and again; another channel goes on meanwhile.

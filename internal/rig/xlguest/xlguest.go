@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -185,7 +186,7 @@ func Create(t testing.TB, c Config, args ...string) *Guest {
 func (g *Guest) create(c Config, args ...string) {
 	g.t.Helper()
 	file := WriteConfig(g.t, c)
-	if _, err := XL(g.t.Context(), append([]string{"create", "-q", file}, args...)...); err != nil {
+	if _, err := XL(g.t.Context(), slices.Concat([]string{"create", "-q"}, args, []string{file})...); err != nil {
 		g.t.Fatal(err)
 	}
 	g.Attach()
