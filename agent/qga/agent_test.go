@@ -194,6 +194,18 @@ func TestCall_noAnswer(t *testing.T) {
 				a.say("\xff{\"return\": 1}\n")
 			}
 		},
+		"another program": func(a *fakeAgent) { // a shell, on a terminal that echoes
+			for {
+				line, err := a.r.ReadString('\n')
+				if err != nil {
+					return
+				}
+				a.say("%ssh: 1: %q: not found\r\n# ", line, line)
+			}
+		},
+		"broken JSON": func(a *fakeAgent) {
+			a.answer(func(ask) string { return `{"return": {"broken": }}` })
+		},
 		"silence after the sync": func(a *fakeAgent) {
 			for {
 				q, ok := a.next()
