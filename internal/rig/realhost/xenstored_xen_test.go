@@ -14,9 +14,9 @@ import (
 	"github.com/xenchan/xenchan/internal/rig/xlguest"
 )
 
-// While xenstored stands still a channel goes on, with other clients too, and the daemon
-// is not busy; then it does what was asked for. It says both. (That xenstored ends, after
-// which this machine is of no use, is in internal/e2e.)
+// While xenstored stands still a channel goes on, with another client too, and the daemon
+// is not busy; then channels come again. (That xenstored ends, after which this machine is
+// of no use, is in internal/e2e.)
 func TestXenstored_standsStill(t *testing.T) {
 	h := startDaemon(t)
 	h.ready()
@@ -43,7 +43,8 @@ func TestXenstored_standsStill(t *testing.T) {
 	signal(syscall.SIGSTOP)
 	echo(t, c, 16<<10)
 	c.Close()
-	echo(t, client(t, path), 4096)
+	c = client(t, path)
+	echo(t, c, 4096)
 	const look = 5 * time.Second
 	before := ticks(t, h.cmd.Process.Pid)
 	time.Sleep(look)
@@ -52,7 +53,7 @@ func TestXenstored_standsStill(t *testing.T) {
 	}
 	signal(syscall.SIGCONT)
 	attach(t, g.Name(), "connection=socket,name=org.example.b.0")
-	echo(t, client(t, path), 4096)
+	echo(t, c, 4096)
 }
 
 // ticks is the processor time that a process has used (proc_pid_stat(5)).
