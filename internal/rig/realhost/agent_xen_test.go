@@ -98,7 +98,7 @@ func TestAgent_qemuGA(t *testing.T) {
 	g.restore()
 	g.ping("after its guest was restored")
 	g.exec()
-	g.copy(64 << 10)
+	g.copy(16 << 10)
 	t.Logf("freeze: %s, thaw: %s", g.ask("freeze"), g.ask("thaw"))
 	step("restored")
 	g.reboots()

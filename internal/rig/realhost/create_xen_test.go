@@ -17,6 +17,7 @@ import (
 
 	"github.com/xenchan/xenchan/internal/rig/xlguest"
 	"github.com/xenchan/xenchan/internal/sys"
+	"github.com/xenchan/xenchan/xen"
 )
 
 // twoChannels are there from the boot, and made with +=, for which xl's way to
@@ -168,20 +169,21 @@ func TestCreate_fails(t *testing.T) {
 	}
 }
 
-// The hypercall lets a domain run that xl has made paused, and only one that is there.
-func TestUnpause(t *testing.T) {
-	file := xlguest.WriteConfig(t, xlguest.Config{Name: "paused"})
-	if _, err := xlguest.XL(t.Context(), "create", "-p", "-q", file); err != nil {
+// unpause tries the hypercall, which lets a domain run that xl has made paused, and only
+// one that is there.
+func unpause(t *testing.T, name string) {
+	t.Helper()
+	dom, err := xen.ParseDomID(strings.TrimSpace(xl(t, "domid", name)))
+	if err != nil {
 		t.Fatal(err)
 	}
-	g := xlguest.Adopt(t, "paused")
-	if out := xl(t, "list", "paused"); !strings.Contains(out, " --p--- ") {
+	if out := xl(t, "list", name); !strings.Contains(out, " --p--- ") {
 		t.Fatalf("it is not paused:\n%s", out)
 	}
-	if err := sys.UnpauseDomain(uint16(g.DomID())); err != nil {
+	if err := sys.UnpauseDomain(uint16(dom)); err != nil {
 		t.Fatal(err)
 	}
-	if out := xl(t, "list", "paused"); strings.Contains(out, " --p--- ") {
+	if out := xl(t, "list", name); strings.Contains(out, " --p--- ") {
 		t.Errorf("it is still paused:\n%s", out)
 	}
 	if err := sys.UnpauseDomain(30000); !errors.Is(err, syscall.ESRCH) {

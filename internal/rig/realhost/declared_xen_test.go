@@ -101,10 +101,11 @@ func TestDeclared_beforeTheGuestRuns(t *testing.T) {
 	t.Cleanup(func() { xlguest.XL(context.Background(), "destroy", "TestDeclared") }) // of a run that failed
 	for i := range 2 {
 		xl(t, "create", "-q", "-p", cfg)
-		if i > 0 { // once as it comes, then when all are there
-			eventually(t, "the channels are there", func() bool { return len(list(t, "TestDeclared")) == 3 })
+		t.Logf("when xl create -p has returned there are %d channels", len(look(t, "TestDeclared")))
+		if i > 0 { // once as it comes, then when all are there, and it runs
+			eventually(t, "the channels are there", func() bool { return len(look(t, "TestDeclared")) == 3 })
+			unpause(t, "TestDeclared")
 		}
-		t.Logf("when xl create -p has returned there are %d channels", len(list(t, "TestDeclared")))
 		xl(t, "destroy", "TestDeclared")
 		eventually(t, "no zombie", func() bool { return gone(t, "TestDeclared") })
 	}

@@ -163,7 +163,7 @@ func TestHelper(t *testing.T) {
 	h.startAgent()
 	h.ping("at first")
 	eventually(t, "the host sees who is there", func() bool {
-		rows := list(t, h.Name())
+		rows := look(t, h.Name())
 		return rows[agentName].Guest == channel.GuestOpen && rows["a"].Guest == channel.GuestClosed
 	})
 	for _, n := range []string{"x", "y", "z"} { // seven are all
@@ -192,7 +192,7 @@ func TestHelper(t *testing.T) {
 	h.mapping("a", "c")
 	h.ping("after the guest was restored")
 	eventually(t, "the host sees who is there after the restore", func() bool {
-		rows := list(t, h.Name())
+		rows := look(t, h.Name())
 		return rows[agentName].Guest == channel.GuestOpen && rows["a"].Guest == channel.GuestClosed
 	})
 	h.Await("[ \"$(xenchan-guest list | tail -n +2 | cut -d' ' -f1 | xargs)\" = 'a c " + agentName + "' ]")

@@ -18,7 +18,7 @@ import (
 // What xl destroys is gone: no zombie because of a page that we map, no node.
 func TestDestroy_leavesNothing(t *testing.T) {
 	startDaemon(t).ready()
-	g := xlguest.Start(t, xlguest.Config{})
+	g := xlguest.Shared(t, xlguest.Config{}) // others start another
 	backend, frontend := "/backend/console/"+g.DomID().String()+"/", "/local/domain/"+g.DomID().String()+"/"
 	path := attach(t, g.Name(), "connection=socket,name=org.example.a.0")
 	attach(t, g.Name(), "connection=pty,name=org.example.b.0")

@@ -142,7 +142,7 @@ func TestGuest_systemd(t *testing.T) {
 	seen := func(when string) {
 		t.Helper()
 		eventually(t, "the host sees who is there "+when, func() bool {
-			rows := list(t, h.Name())
+			rows := look(t, h.Name())
 			return rows[agentName].Guest == channel.GuestOpen && rows["a"].Guest == channel.GuestClosed
 		})
 	}

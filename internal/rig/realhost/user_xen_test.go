@@ -53,7 +53,7 @@ func startUnprivileged(t *testing.T) *host {
 func TestUnprivileged(t *testing.T) {
 	h := startUnprivileged(t)
 	h.ready()
-	g := xlguest.Start(t, xlguest.Config{})
+	g := xlguest.Shared(t, xlguest.Config{})
 	path := attach(t, g.Name(), "connection=socket,name=org.example.a.0,allow=root")
 	tty := attach(t, g.Name(), "connection=pty,name=org.example.t.0")
 	echoAgent(g, "/dev/hvc1")

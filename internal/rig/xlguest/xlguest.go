@@ -195,7 +195,7 @@ func (g *Guest) create(c Config, args ...string) {
 // Shared is a guest that is started once and handed on from test to test, also
 // to those of other test binaries: a boot takes longer than most tests. Its name
 // comes from c, which has no Files and no Extra. A test leaves it as it found it:
-// it runs, and has no channel. One whose test failed is destroyed.
+// it runs, and has no channel; or it destroys it. One whose test failed is destroyed.
 func Shared(t testing.TB, c Config) *Guest {
 	t.Helper()
 	if len(c.Files) > 0 || c.Extra != "" {
