@@ -59,19 +59,19 @@ func TestHelper_looksAway(t *testing.T) {
 	away(func() {
 		detached("d")
 		attached("z")
-		declare(t, "TestHelper-looksAway", "a.toml", spec("b", "c")...)
+		declare(t, "TestHelper-looksAway", "a.toml", spec("b", "a")...) // they change places, and c goes
 		xenchan(t, "apply")
 		h.restore()
-		h.has("b", "c")
+		h.has("a", "b")
 		attached("d")
-	}, "b", "c", "d")
+	}, "a", "b", "d")
 
 	away(func() {
 		h.restore()
-		h.has("b", "c")
-		attached("a")
-		detached("a")
+		h.has("a", "b")
+		attached("c")
+		detached("c")
 		attached("z")
-		attached("a")
+		attached("c")
 	}, "a", "b", "c", "z")
 }
