@@ -415,7 +415,7 @@ func TestBells_waitIsExact(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(before), 0, 0, 0)
-	const slack = 300 * time.Millisecond
+	const slack = 5 * time.Second // what is left of it for a busy machine
 	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(slack), 0, 0, 0); err != nil {
 		t.Fatal(err)
 	}
