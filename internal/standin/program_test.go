@@ -171,6 +171,14 @@ func TestProgram_becomes(t *testing.T) {
 func TestProgram_becomesLater(t *testing.T) {
 	s := begin(t, true)
 	daemon := s.asked(ready)
+	c, err := net.Dial("unix", s.qmp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := bufio.NewReader(c).ReadString('\n'); err != nil { // it talks: it knows that the daemon is ready
+		t.Fatal(err)
+	}
 	daemon.Write([]byte(Beside + " for a disk\n"))
 	if got := receive(s, "the other program", s.became); got[0] != "/bin/xenchan" || got[1] != "xenchan-dm" {
 		t.Errorf("%q", got)
