@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"maps"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -111,7 +112,8 @@ func (e *Evtchn) request(request uintptr, words ...uint32) (result uint32, err e
 // hot is how long the next event is waited for without letting go of the processor, in
 // Go's sense. To let go and come back costs several system calls, among them a wake-up
 // for Go's monitor thread, which then looks on for a while: more than all that an event
-// needs. An idle program waits without it.
+// needs. An idle program waits without it, and one that Go gives a single processor
+// always does: nothing else in it would run meanwhile.
 const hot = 20 * time.Millisecond
 
 // Wait blocks until there are events, for at most d unless that is below zero, and
@@ -131,12 +133,14 @@ func (e *Evtchn) wait(fd int, ports []uint32, d time.Duration) (int, error) {
 		e.missed = e.missed[n:]
 		return n, nil
 	}
-	ready, err := pollHot(fd, min(uint64(d), uint64(hot)))
-	if err != nil {
-		return 0, os.NewSyscallError("ppoll", err)
-	}
-	if !ready && d >= 0 {
-		return 0, nil
+	if d >= 0 || runtime.GOMAXPROCS(0) > 1 {
+		ready, err := pollHot(fd, min(uint64(d), uint64(hot)))
+		if err != nil {
+			return 0, os.NewSyscallError("ppoll", err)
+		}
+		if !ready && d >= 0 {
+			return 0, nil
+		}
 	}
 	n, err := readPorts(fd, ports)
 	switch err {

@@ -3,7 +3,6 @@
 package benchhost
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -11,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -30,32 +30,37 @@ const runDir = "/run/xenchan"
 // link is one console of a guest, from end to end.
 type link struct {
 	backend string
-	host    io.ReadWriteCloser
+	host    io.ReadWriter
 	process string // whose CPU time counts
+	sum     string // of the data that the guest has to send
 	// start runs a script in the guest, in the background, with the console's terminal
 	// as standard input and output, raw. finish waits for its end.
 	start  func(t *testing.T, script string)
 	finish func(t *testing.T)
-	// stop ends the script, which does not end by itself.
-	stop func(t *testing.T)
+	// echo has the guest send back what comes, until stop.
+	echo func(t *testing.T) (stop func())
 }
 
 // overTTY is a link whose guest end is a terminal that is not the guest's console.
-func overTTY(t *testing.T, backend, process string, g *xlguest.Guest, tty string, host io.ReadWriteCloser) *link {
+func overTTY(t *testing.T, backend, process string, g *xlguest.Guest, tty string, host io.ReadWriter) *link {
 	// Somebody holds the terminal, or it would lose its raw mode with the last close.
 	g.Run(fmt.Sprintf(`
 for i in $(seq 500); do (: <>%[1]s) 2>/dev/null && break; usleep 20000; done
 ( stty raw -echo; : >/tmp/held; exec sleep 1000000 ) <>%[1]s >&0 2>/dev/null &
 for i in $(seq 500); do [ -e /tmp/held ] && break; usleep 20000; done; rm /tmp/held`, tty))
+	start := func(t *testing.T, script string) {
+		g.Run(fmt.Sprintf("rm -f /tmp/done; ( %s; : >/tmp/done ) <%[2]s >%[2]s 2>/dev/null & echo $! >/tmp/pid", script, tty))
+	}
 	return &link{
-		backend: backend, host: host, process: process,
-		start: func(t *testing.T, script string) {
-			g.Run(fmt.Sprintf("rm -f /tmp/done; ( %s; : >/tmp/done ) <%[2]s >%[2]s 2>/dev/null & echo $! >/tmp/pid", script, tty))
-		},
+		backend: backend, host: host, process: process, sum: checksum(g.Run(makeData)),
+		start: start,
 		finish: func(t *testing.T) {
 			g.Run("for i in $(seq 3000); do [ -e /tmp/done ] && exit 0; usleep 10000; done; exit 1")
 		},
-		stop: func(t *testing.T) { g.Run("kill $(cat /tmp/pid)") },
+		echo: func(t *testing.T) (stop func()) {
+			start(t, "exec cat -")
+			return func() { g.Run("kill $(cat /tmp/pid)") }
+		},
 	}
 }
 
@@ -76,10 +81,10 @@ func dial(t *testing.T, path string) net.Conn {
 
 // stockLink is a guest whose channel xl has made. Xl of 4.17 loses the first of all
 // channels, so there is another before it.
-func stockLink(t *testing.T, backend, process, dm string) (*link, *xlguest.Guest) {
+func stockLink(t *testing.T, backend, process, dm string) *link {
 	socket := filepath.Join(t.TempDir(), "s")
 	g := xlguest.Start(t, xlguest.Config{Name: backend, Extra: stockConfig(dm, socket)})
-	return overTTY(t, backend, process, g, "/dev/hvc1", dial(t, socket)), g
+	return overTTY(t, backend, process, g, "/dev/hvc1", dial(t, socket))
 }
 
 func stockConfig(dm, socket string) string {
@@ -130,6 +135,8 @@ func attach(t *testing.T, domain, spec string) string {
 // Its type is QEMU's, so that the daemon keeps away, and the guest has no QEMU.
 func ringLink(t *testing.T, g *xlguest.Guest, tty string) *link {
 	t.Helper()
+	before := runtime.GOMAXPROCS(2) // as the daemon: one of them waits for events
+	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
 	hv, err := xendev.Open(xendev.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -143,10 +150,11 @@ func ringLink(t *testing.T, g *xlguest.Guest, tty string) *link {
 	if err != nil {
 		t.Fatal(err)
 	}
+	end := &bare{taken: taken{more: make(chan struct{}, 1)}}
 	conns := make(chan *console.Conn, 1)
 	b := console.NewBackend(console.Backend{
 		Store: store, Hypervisor: hv, Path: c.Backend, Frontend: c.Frontend, DomID: g.DomID(),
-		Attached: func(c *console.Conn) { conns <- c },
+		Sink: &end.taken, Source: &end.given, Attached: func(c *console.Conn) { conns <- c },
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -158,57 +166,12 @@ func ringLink(t *testing.T, g *xlguest.Guest, tty string) *link {
 		store.Close()
 	})
 	select {
-	case conn := <-conns:
-		d := &drain{Conn: conn, more: make(chan struct{}, 1)}
-		wg.Go(d.run)
-		return overTTY(t, "ring", "", g, tty, d)
-	case <-time.After(20 * time.Second):
+	case end.conn = <-conns:
+		return overTTY(t, "ring", "", g, tty, end)
+	case <-time.After(xlguest.Patience):
 		t.Fatal("the guest does not connect the ring")
 	}
 	return nil
-}
-
-// drain takes what the guest says as it comes, as a guest stands still whose ring is
-// full, and keeps it until it is read.
-type drain struct {
-	net.Conn
-	mu   sync.Mutex
-	held bytes.Buffer  // guarded by mu
-	more chan struct{} // capacity 1
-}
-
-// run ends when the ring is detached.
-func (d *drain) run() {
-	buf := make([]byte, 4096)
-	for {
-		n, err := d.Conn.Read(buf)
-		if err != nil {
-			return
-		}
-		d.mu.Lock()
-		d.held.Write(buf[:n])
-		d.mu.Unlock()
-		select {
-		case d.more <- struct{}{}:
-		default:
-		}
-	}
-}
-
-func (d *drain) Read(p []byte) (int, error) {
-	for {
-		d.mu.Lock()
-		n, _ := d.held.Read(p)
-		d.mu.Unlock()
-		if n > 0 {
-			return n, nil
-		}
-		select {
-		case <-d.more:
-		case <-time.After(time.Minute):
-			return 0, os.ErrDeadlineExceeded
-		}
-	}
 }
 
 // await reads up to a text, byte by byte.

@@ -16,10 +16,13 @@ import (
 // QEMU is the backend that the others are compared with.
 const QEMU = "qemu"
 
+// Xenconsoled is Xen's own program for the primary console of each guest.
+const Xenconsoled = "xenconsoled"
+
 // Backends are the columns of the table, in order. "ring" is a backend that only
 // moves bytes between the ring and its own memory: what is left is the guest's share,
 // the hypervisor's and the event channel's.
-var Backends = []string{QEMU, "daemon", "xenchan-dm", "ring"}
+var Backends = []string{QEMU, Xenconsoled, "daemon", "xenchan-dm", "ring"}
 
 // Row is one thing that was measured.
 type Row struct {

@@ -9,7 +9,7 @@ import (
 
 func TestReport(t *testing.T) {
 	r := Report{Note: "here"}
-	row := r.Add("rate", "KiB/s", 1.5, map[string][]float64{QEMU: {900, 1000, 1100}, "daemon": {1600}, "xenchan-dm": {1, 1400, 9000}, "ring": {}})
+	row := r.Add("rate", "KiB/s", 1.5, map[string][]float64{QEMU: {900, 1000, 1100}, "daemon": {1600}, "xenchan-dm": {1, 1400, 9000}, "ring": {}, Xenconsoled: {300}})
 	row.AtLeast = true
 	r.Add("time", "s", 0.5, map[string][]float64{QEMU: {2}, "daemon": {1.2}})
 	r.Add("memory", "KiB", 0, map[string][]float64{"daemon": {0.05}})
@@ -21,10 +21,10 @@ func TestReport(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `here
-        UNIT   QEMU  DAEMON          XENCHAN-DM     RING  TARGET
-rate    KiB/s  1000  1600 (1.60×)    1400 (1.40×)!  -     ≥ 1.5×
-time    s      2.00  1.20 (0.600×)!  -              -     ≤ 0.5×
-memory  KiB    -     0.0500          -              -     -
+        UNIT   QEMU  XENCONSOLED   DAEMON          XENCHAN-DM     RING  TARGET
+rate    KiB/s  1000  300 (0.300×)  1600 (1.60×)    1400 (1.40×)!  -     ≥ 1.5×
+time    s      2.00  -             1.20 (0.600×)!  -              -     ≤ 0.5×
+memory  KiB    -     -             0.0500          -              -     -
 `
 	if diff := cmp.Diff(want, b.String()); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)

@@ -33,8 +33,19 @@ type console struct {
 // of no other.
 var requests atomic.Int64
 
-// openConsole waits for xenconsoled and begins to read; close ends it.
+// openConsole begins to read; close ends it.
 func openConsole(dom xen.DomID) (*console, error) {
+	tty, err := OpenTTY(dom)
+	if err != nil {
+		return nil, err
+	}
+	c := &console{tty: tty, done: make(chan struct{}), changed: make(chan struct{})}
+	go c.read()
+	return c, nil
+}
+
+// OpenTTY opens the terminal that xenconsoled makes for a domain, as soon as it is there.
+func OpenTTY(dom xen.DomID) (*os.File, error) {
 	node := "/local/domain/" + dom.String() + "/console/tty"
 	var path string
 	for end := time.Now().Add(Patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
@@ -47,13 +58,7 @@ func openConsole(dom xen.DomID) (*console, error) {
 	if path == "" {
 		return nil, fmt.Errorf("%s stays empty", node)
 	}
-	tty, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return nil, err
-	}
-	c := &console{tty: tty, done: make(chan struct{}), changed: make(chan struct{})}
-	go c.read()
-	return c, nil
+	return os.OpenFile(path, os.O_RDWR, 0)
 }
 
 // read ends when the terminal does, or is closed.
