@@ -47,7 +47,10 @@ type Conn struct {
 	// the other half may be an answer. Guarded by txMu.
 	answered bool
 
-	pace pace // for turn alone
+	held bool // nothing is written before the next turn; guarded by txMu
+
+	pace     pace     // for turn alone
+	throttle throttle // for turn alone
 
 	wmu sync.Mutex // one Write at a time, so that writes do not mix
 
@@ -119,7 +122,20 @@ func (c *Conn) turn(err error) (rest time.Duration) {
 	if c.sink == nil {
 		return 0
 	}
-	return c.pace.after(did)
+	return c.rest(did)
+}
+
+// rest is how long the ring rests after a turn. If that is for the guest's reader, nobody
+// else may write meanwhile.
+func (c *Conn) rest(did work) time.Duration {
+	gap := c.throttle.after(did, time.Now)
+	if gap == 0 {
+		return c.pace.after(did)
+	}
+	c.txMu.Lock()
+	c.held = true
+	c.txMu.Unlock()
+	return gap
 }
 
 // serve looks at both halves of the ring and moves what can be moved.
@@ -154,11 +170,12 @@ func (c *Conn) roomMade() (did work, err error) {
 		return did, os.ErrClosed
 	}
 	did.answered = c.answered
-	c.answered = false
+	c.answered, c.held = false, false
 	free, err := c.tx.Free()
 	if err != nil {
 		return did, err
 	}
+	did.full = free == 0
 	taken := c.tx.Index() + uint32(free) // the other half's index and the ring's size
 	if taken == c.taken {
 		return did, nil
@@ -168,6 +185,7 @@ func (c *Conn) roomMade() (did work, err error) {
 	if c.from != nil {
 		err := c.feed() // the writer gets this error too
 		did.more = err == nil && len(c.from.Next()) > 0
+		did.full = c.tx.Index() == taken
 	}
 	if !did.more {
 		wake(c.writable)

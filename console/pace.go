@@ -30,6 +30,7 @@ type work struct {
 	got      int  // bytes from the other half
 	taken    int  // bytes that it has taken
 	more     bool // there are more for it than had room
+	full     bool // there is no room left for it
 	answered bool // it was sent all there was since the last turn
 }
 

@@ -64,7 +64,7 @@ func (c *Conn) put(p []byte) (int, error) {
 		return 0, ErrHungUp
 	case done(c.failed):
 		return 0, c.failure
-	case done(c.writeBy.wait()):
+	case c.held || done(c.writeBy.wait()):
 		return 0, nil
 	}
 	n, err := c.tx.Write(p)

@@ -32,8 +32,8 @@ const sysRq = '\x0f'
 // dataFile is what guests send; each has its own random bytes.
 const dataFile = "/tmp/data"
 
-// makeData makes the file in a guest and says its checksum.
-var makeData = fmt.Sprintf("dd if=/dev/urandom of=%s bs=65536 count=%d 2>/dev/null; md5sum <%[1]s", dataFile, toHost/65536)
+// makeData makes the file in a guest, once, and says its checksum.
+var makeData = fmt.Sprintf("[ -e %[1]s ] || dd if=/dev/urandom of=%[1]s bs=65536 count=%[2]d 2>/dev/null; md5sum <%[1]s", dataFile, toHost/65536)
 
 // checksum is that in the answer of md5sum.
 func checksum(answer string) string {
