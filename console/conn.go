@@ -47,7 +47,8 @@ type Conn struct {
 	// the other half may be an answer. Guarded by txMu.
 	answered bool
 
-	held bool // nothing is written before the next turn; guarded by txMu
+	held bool      // nothing is written before the next turn; guarded by txMu
+	full time.Time // since when there has been no room; zero while there is; guarded by txMu
 
 	pace     pace     // for turn alone
 	throttle throttle // for turn alone
@@ -128,7 +129,7 @@ func (c *Conn) turn(err error) (rest time.Duration) {
 // rest is how long the ring rests after a turn. If that is for the guest's reader, nobody
 // else may write meanwhile.
 func (c *Conn) rest(did work) time.Duration {
-	gap := c.throttle.after(did, time.Now)
+	gap := c.throttle.after(did)
 	if gap == 0 {
 		return c.pace.after(did)
 	}
@@ -182,6 +183,10 @@ func (c *Conn) roomMade() (did work, err error) {
 	}
 	did.taken = int(taken - c.taken)
 	c.taken = taken
+	if !c.full.IsZero() {
+		did.stood = time.Since(c.full)
+		c.full = time.Time{}
+	}
 	if c.from != nil {
 		err := c.feed() // the writer gets this error too
 		did.more = err == nil && len(c.from.Next()) > 0

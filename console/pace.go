@@ -27,11 +27,12 @@ const (
 
 // work is what one turn has moved.
 type work struct {
-	got      int  // bytes from the other half
-	taken    int  // bytes that it has taken
-	more     bool // there are more for it than had room
-	full     bool // there is no room left for it
-	answered bool // it was sent all there was since the last turn
+	got      int           // bytes from the other half
+	taken    int           // bytes that it has taken
+	stood    time.Duration // how long there was no room for it before that
+	more     bool          // there are more for it than had room
+	full     bool          // there is no room left for it
+	answered bool          // it was sent all there was since the last turn
 }
 
 // pace says how long a ring rests after each turn. The zero value is ready.

@@ -33,56 +33,34 @@ type throttle struct {
 	gap     time.Duration // zero: the guest does not stand still
 	short   time.Duration // a gap that was too short; zero while none is known
 	resting bool          // the last turn has ended with the gap
-	full    time.Time     // since when the ring has been full, but for rests
 	chance  int           // fills in which another standstill brings a gap
 }
 
 // after is the rest that is due after a turn.
-func (h *throttle) after(did work, now func() time.Time) time.Duration {
+func (h *throttle) after(did work) time.Duration {
 	rested := h.resting
-	h.resting = false
+	stood := did.stood >= standstill+h.gap
 	switch {
-	case h.gap == 0:
-		h.watch(did, now)
-	case !did.full:
-		h.full = time.Time{}
-	case did.taken == 0: // its event says when it goes on
-		if h.full.IsZero() {
-			h.full = now()
+	case h.gap > 0 && rested:
+		if did.full && did.taken > 0 {
+			h.shrink()
 		}
-	case !h.full.IsZero():
-		if now().Sub(h.full) >= standstill {
-			h.short, h.gap = h.gap, min(h.gap*3/2, mostGap)
-		}
-		h.full = time.Time{}
-	case rested:
-		h.shrink()
+	case h.gap > 0 && stood:
+		h.short, h.gap = h.gap, min(h.gap*3/2, mostGap)
+	case stood && h.chance > 0:
+		*h = throttle{gap: firstGap}
+	case stood:
+		h.chance = apart
+	case did.full && h.chance > 0:
+		h.chance--
 	}
-	// A guest that fills its own half quickly does not wait for this one.
+	// A guest that has stopped says when it goes on, and one that fills its own half
+	// quickly does not wait for this one.
 	h.resting = did.full && did.taken > 0 && h.gap > 0 && did.got <= ring.OutSize/2
 	if !h.resting {
 		return 0
 	}
 	return h.gap
-}
-
-// watch looks for a guest that stands still.
-func (h *throttle) watch(did work, now func() time.Time) {
-	if !did.full {
-		h.full = time.Time{}
-		return
-	}
-	before := h.full
-	h.full = now()
-	stood := !before.IsZero() && h.full.Sub(before) >= standstill
-	switch {
-	case stood && h.chance > 0:
-		*h = throttle{gap: firstGap}
-	case stood:
-		h.chance = apart
-	case h.chance > 0:
-		h.chance--
-	}
 }
 
 // shrink tries a gap that is a little shorter, as the guest has kept up with this one.

@@ -62,8 +62,7 @@ func (g *terminal) run(d time.Duration, untilTaken bool) (taken int) {
 // costs the host some time.
 func (g *terminal) send(t *testing.T, h *throttle, kib int) time.Duration {
 	t.Helper()
-	begin, rest := g.now, time.Duration(0)
-	clock := func() time.Time { return time.Unix(1000, 0).Add(g.now) }
+	begin, rest, full := g.now, time.Duration(0), time.Duration(0)
 	for left := kib << 10; left > 0; {
 		if g.now-begin > time.Minute {
 			t.Fatal("the guest is never sent all")
@@ -76,12 +75,20 @@ func (g *terminal) send(t *testing.T, h *throttle, kib int) time.Duration {
 			taken = g.run(time.Second, true)
 		}
 		taken += g.run(50*time.Microsecond, false)
+		did := work{taken: taken}
+		if full > 0 && taken > 0 {
+			did.stood, full = g.now-full, 0
+		}
 		n := min(left, ring.InSize-g.ring)
 		g.ring += n
 		left -= n
+		did.more, did.full = left > 0, g.ring == ring.InSize
+		if did.full && n > 0 {
+			full = g.now
+		}
 		rest = 0
 		if h != nil {
-			rest = h.after(work{taken: taken, more: left > 0, full: g.ring == ring.InSize}, clock)
+			rest = h.after(did)
 		}
 	}
 	return g.now - begin
@@ -104,18 +111,15 @@ func TestThrottle_findsTheSpeedOfAReader(t *testing.T) {
 	}
 }
 
-// filled is a turn after which the ring is full again.
-var filled = work{taken: ring.InSize, more: true, full: true}
+// filled is a turn after which the ring is full again; the guest had stood for so long.
+func filled(stood time.Duration) work {
+	return work{taken: ring.InSize, more: true, full: true, stood: stood}
+}
 
-// clocked gives a throttle turns that are so far apart, and returns the last rest.
-func clocked(h *throttle, n int, each time.Duration, did work) (last time.Duration) {
-	at := time.Unix(1000, 0)
-	if !h.full.IsZero() {
-		at = h.full
-	}
+// turns gives a throttle the same turn n times and returns the last rest.
+func (h *throttle) turns(n int, did work) (last time.Duration) {
 	for range n {
-		at = at.Add(each)
-		last = h.after(did, func() time.Time { return at })
+		last = h.after(did)
 	}
 	return last
 }
@@ -124,7 +128,7 @@ func clocked(h *throttle, n int, each time.Duration, did work) (last time.Durati
 func learned(t *testing.T) *throttle {
 	t.Helper()
 	h := new(throttle)
-	if got := clocked(h, 3, standstill, filled); got != firstGap {
+	if got := h.turns(2, filled(standstill)); got != firstGap {
 		t.Fatalf("after two standstills it rests for %v", got)
 	}
 	return h
@@ -135,10 +139,10 @@ func learned(t *testing.T) *throttle {
 func TestThrottle_leavesOthersAlone(t *testing.T) {
 	h := new(throttle)
 	for range 100 {
-		if got := clocked(h, 2*apart, 100*time.Microsecond, filled); got != 0 {
+		if got := h.turns(2*apart, filled(standstill/2)); got != 0 {
 			t.Fatalf("a guest that keeps up waits for %v", got)
 		}
-		if got := clocked(h, 1, 2*standstill, filled); got != 0 {
+		if got := h.after(filled(2 * standstill)); got != 0 {
 			t.Fatalf("after a single standstill it waits for %v", got)
 		}
 	}
@@ -148,36 +152,36 @@ func TestThrottle_leavesOthersAlone(t *testing.T) {
 		"a guest that sends a lot":      {taken: ring.InSize, more: true, full: true, got: ring.OutSize},
 		"an event of a guest at a halt": {full: true, more: true},
 	} {
-		if got := clocked(h, 1, time.Millisecond, did); got != 0 {
+		if got := h.after(did); got != 0 {
 			t.Errorf("%s waits for %v", name, got)
 		}
 	}
 }
 
-// A standstill makes the gap longer, within bounds; a ring that was full a little longer
-// than the gap does not.
+// A standstill makes the gap longer, within bounds; a halt that was hardly longer than
+// the gap does not.
 func TestThrottle_gap(t *testing.T) {
 	h := learned(t)
 	halt := func(d time.Duration) time.Duration {
-		clocked(h, 1, 0, work{full: true, more: true})
-		return clocked(h, 1, d, filled)
+		h.after(work{full: true, more: true})
+		return h.after(filled(d))
 	}
-	if got := halt(standstill / 2); got != firstGap {
+	if got := halt(standstill); got != firstGap {
 		t.Errorf("after a short halt it rests for %v", got)
 	}
-	if got := halt(standstill); got != firstGap*3/2 {
+	if got := halt(standstill + firstGap); got != firstGap*3/2 {
 		t.Errorf("after a standstill for %v", got)
 	}
 	for range 20 {
-		halt(standstill)
+		halt(standstill + mostGap)
 	}
 	if h.gap != mostGap {
 		t.Errorf("after many for %v, want %v", h.gap, mostGap)
 	}
-	if got := clocked(h, 10, 0, filled); got >= mostGap || got < mostGap*9/10 {
+	if got := h.turns(10, filled(mostGap)); got >= mostGap || got < mostGap*9/10 {
 		t.Errorf("it tries less than what was too short soon: %v", got)
 	}
-	if got := clocked(h, 2000, 0, filled); got != 0 {
+	if got := h.turns(2000, filled(0)); got != 0 {
 		t.Errorf("a guest that keeps up now waits for %v", got)
 	}
 }
@@ -250,6 +254,35 @@ func TestConn_heldWhileTheReaderIsGivenTime(t *testing.T) {
 	}
 	if n, err := c.TryWrite([]byte("x")); n != 1 || err != nil {
 		t.Errorf("a write after the rest: %d, %v", n, err)
+	}
+}
+
+// A guest that stands still before a full ring is seen, whoever has filled that.
+func TestConn_standstill(t *testing.T) {
+	s, from := new(still), new(lines)
+	guest, _, err := ring.Frontend(s.page[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := AttachBackend(s, s, new(drop), from, spool.RingID{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for range 2 {
+		from.rest = make([]byte, ring.InSize)
+		if err := c.Feed(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(standstill)
+		c.turn(nil)
+		guest.Consume(16)
+		c.turn(nil)
+		guest.Consume(ring.InSize - 16)
+		c.turn(nil)
+	}
+	if c.throttle.gap != firstGap {
+		t.Errorf("the gap is %v, want %v", c.throttle.gap, firstGap)
 	}
 }
 

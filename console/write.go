@@ -76,6 +76,9 @@ func (c *Conn) put(p []byte) (int, error) {
 		return 0, nil
 	}
 	c.sent = true
+	if free, err := c.tx.Free(); err == nil && free == 0 {
+		c.full = time.Now()
+	}
 	c.written.Add(int64(n))
 	return n, c.event.Notify()
 }
