@@ -126,19 +126,6 @@ func (c *Conn) turn(err error) (rest time.Duration) {
 	return c.rest(did)
 }
 
-// rest is how long the ring rests after a turn. If that is for the guest's reader, nobody
-// else may write meanwhile.
-func (c *Conn) rest(did work) time.Duration {
-	gap := c.throttle.after(did)
-	if gap == 0 {
-		return c.pace.after(did)
-	}
-	c.txMu.Lock()
-	c.held = true
-	c.txMu.Unlock()
-	return gap
-}
-
 // serve looks at both halves of the ring and moves what can be moved.
 func (c *Conn) serve() (did work, err error) {
 	if did, err = c.roomMade(); err != nil {

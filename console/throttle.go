@@ -75,3 +75,16 @@ func (h *throttle) shrink() {
 		*h = throttle{}
 	}
 }
+
+// rest is how long the ring rests after a turn. If that is for the guest's reader, nobody
+// else may write meanwhile.
+func (c *Conn) rest(did work) time.Duration {
+	gap := c.throttle.after(did)
+	if gap == 0 {
+		return c.pace.after(did)
+	}
+	c.txMu.Lock()
+	c.held = true
+	c.txMu.Unlock()
+	return gap
+}
