@@ -35,7 +35,9 @@ func startHelper(t *testing.T, c xlguest.Config) helper {
 		if t.Failed() {
 			ctx, cancel := context.WithTimeout(context.Background(), xlguest.Patience)
 			defer cancel()
-			h.Exec(ctx, "ps; ls -l /dev/xen-channel; cat /run/xenchan-guest/terminals /tmp/hold.log /tmp/ga.log") // to be seen on the console
+			// To be seen on the console.
+			h.Exec(ctx, "ps; ls -l /dev/xen-channel; cat /run/xenchan-guest/terminals /tmp/hold.log /tmp/ga.log /tmp/open.log /tmp/heard; ls -l /proc/[0-9]*/fd | grep hvc; xenchan-guest list")
+			t.Log(xenchan(t, "list", h.Name(), "-o", "json"))
 		}
 	})
 	return h

@@ -21,6 +21,7 @@ import (
 type console struct {
 	tty  *os.File
 	done chan struct{} // closed when the reader has ended
+	err  error         // why; set before done is closed
 
 	asking sync.Mutex // held during exec
 
@@ -73,6 +74,7 @@ func (c *console) read() {
 		c.changed = make(chan struct{})
 		c.mu.Unlock()
 		if err != nil {
+			c.err = err
 			return
 		}
 	}
@@ -102,10 +104,33 @@ func (c *console) wait(ctx context.Context, found func(all string) (string, bool
 		select {
 		case <-changed:
 		case <-c.done:
-			return "", fmt.Errorf("the console ended: %w", os.ErrClosed)
+			return "", fmt.Errorf("the console ended: %w", c.err)
 		case <-ctx.Done():
 			return "", ctx.Err()
 		}
+	}
+}
+
+// nudge sends an empty line from time to time, until it is called off. The guest ignores
+// it, but it is an event: an answer was once seen to come only with the next request.
+func (c *console) nudge() (callOff func()) {
+	tick := time.NewTicker(5 * time.Second)
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-tick.C:
+				_, _ = c.tty.WriteString("\n") // who waits sees when the terminal has ended
+			case <-done:
+				tick.Stop()
+				return
+			}
+		}
+	}()
+	return func() {
+		close(done)
+		<-ended
 	}
 }
 
@@ -118,6 +143,7 @@ func (c *console) exec(ctx context.Context, script string) (string, int, error) 
 	if _, err := c.tty.WriteString(request); err != nil {
 		return "", 0, err
 	}
+	defer c.nudge()()
 	answer, err := c.wait(ctx, func(all string) (string, bool) {
 		_, rest, _ := strings.Cut(all, "begin "+id+"\n")
 		answer, end, ok := strings.Cut(rest, "\nend "+id+" ")

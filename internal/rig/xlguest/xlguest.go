@@ -298,6 +298,11 @@ func (g *Guest) Reattach() {
 // end is what remains to be done when the test is over.
 func (g *Guest) end() {
 	ctx := context.Background() // the test's own is done
+	if g.t.Failed() {
+		domains, err := XL(ctx, "list")
+		said, errs := XL(ctx, "dmesg")
+		Dump(g.t, "Xen's log and the domains", fmt.Sprintln(said, domains, errors.Join(err, errs)))
+	}
 	if _, err := XL(ctx, "domid", g.name); err == nil {
 		if _, err := XL(ctx, "destroy", g.name); err != nil {
 			g.t.Errorf("at the end of the test: %v", err)
