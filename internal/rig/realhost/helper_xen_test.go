@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -121,6 +122,7 @@ func (h helper) restore() {
 	xl(h.t, "save", h.Name(), file)
 	eventually(h.t, "the saved domain is gone", func() bool { return gone(h.t, h.Name()) })
 	xl(h.t, "restore", file)
+	os.Remove(file) // dom0's files are in its memory
 	h.Reattach()
 }
 
