@@ -96,12 +96,20 @@ test-xen: deps bin/xenchan bin/xenchan-dm bin/xenchan-guest bin/rigctl bin/testr
 	@rm -f .cache/test/xen-*.failed
 	@$(MAKE) -j2 xen-c xen-o || { bin/testreport -show xen-c xen-o xen-o-host; exit 1; }
 
+# The emulated processor now and then lets a PVH guest go on with the registers of Xen, and
+# the guest ends (docs/real-xen.md). When Xen says so, and all that failed are tests of
+# realhost, these run once more.
+again = failed=.cache/test/$(1).failed; n=$$(sed -n 's/^$(1) failed: \([0-9]*\) times.*/\1/p' $$failed); \
+  run=$$(sed -n 's,^--- FAIL: internal/rig/realhost \(Test[A-Za-z0-9_]*\).*,\1,p' $$failed); \
+  [ "$$(echo $$run | wc -w)" = "$$n" ] && grep -q 'Triple fault' .cache/test/$(1).log && \
+  $(REPORT) $(1) $(IN_DOM0) -json -run "^($$(echo $$run | tr ' ' '|'))$$" ./internal/rig/realhost/
+
 xen-c:
-	@$(REPORT) xen-c $(IN_DOM0) -json -skip '$(XEN_O_HOST)' $(XEN_C); status=$$?; bin/rigctl down; exit $$status
+	@$(REPORT) xen-c $(IN_DOM0) -json -skip '$(XEN_O_HOST)' $(XEN_C) || { $(call again,xen-c); }; status=$$?; bin/rigctl down; exit $$status
 
 xen-o: export XENCHAN_RIG_XENSTORED = o
 xen-o:
-	@$(REPORT) xen-o-host $(IN_DOM0) -json -run '$(XEN_O_HOST)' ./internal/rig/realhost/; host=$$?; \
+	@$(REPORT) xen-o-host $(IN_DOM0) -json -run '$(XEN_O_HOST)' ./internal/rig/realhost/ || { $(call again,xen-o-host); }; host=$$?; \
 	  $(REPORT) xen-o $(IN_DOM0) -json -skip '^TestGuest$$' $(XEN_O); status=$$?; bin/rigctl down; exit $$((host | status))
 
 # agent-xen asks the real guest agent on real Xen, and copies 8 MiB each way.
