@@ -101,7 +101,7 @@ test-xen: deps bin/xenchan bin/xenchan-dm bin/xenchan-guest bin/rigctl bin/testr
 # realhost, these run once more.
 again = failed=.cache/test/$(1).failed; n=$$(sed -n 's/^$(1) failed: \([0-9]*\) times.*/\1/p' $$failed); \
   run=$$(sed -n 's,^--- FAIL: internal/rig/realhost \(Test[A-Za-z0-9_]*\).*,\1,p' $$failed); \
-  [ "$$(echo $$run | wc -w)" = "$$n" ] && grep -q 'Triple fault' .cache/test/$(1).log && \
+  [ "$$(echo $$run | wc -w)" = "$$n" ] && grep -q 'Triple fault' .cache/test/$(1).log && grep -q 'cs: e008' .cache/test/$(1).log && \
   $(REPORT) $(1) $(IN_DOM0) -json -run "^($$(echo $$run | tr ' ' '|'))$$" ./internal/rig/realhost/
 
 xen-c:

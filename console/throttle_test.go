@@ -203,10 +203,10 @@ func (l *lines) Attach(spool.RingID, uint32) {}
 func (l *lines) Next() []byte                { return l.rest }
 func (l *lines) Advance(n int)               { l.rest = l.rest[n:] }
 
-// While a ring rests for the guest's reader, those who feed it wait too, and what they
-// have follows with the next turn.
-func TestConn_heldWhileTheReaderIsGivenTime(t *testing.T) {
-	s, from := new(still), &lines{make([]byte, 2*ring.InSize+1)}
+// fed is a Conn that is fed from there, and what the guest reads of it.
+func fed(t *testing.T, from *lines) (*Conn, *ring.Consumer) {
+	t.Helper()
+	s := new(still)
 	guest, _, err := ring.Frontend(s.page[:])
 	if err != nil {
 		t.Fatal(err)
@@ -215,7 +215,15 @@ func TestConn_heldWhileTheReaderIsGivenTime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	t.Cleanup(func() { c.Close() })
+	return c, guest
+}
+
+// While a ring rests for the guest's reader, those who feed it wait too, and what they
+// have follows with the next turn.
+func TestConn_heldWhileTheReaderIsGivenTime(t *testing.T) {
+	from := &lines{make([]byte, 2*ring.InSize+1)}
+	c, guest := fed(t, from)
 	c.throttle.gap = firstGap
 	took := func() int {
 		n, err := guest.Len()
@@ -259,16 +267,8 @@ func TestConn_heldWhileTheReaderIsGivenTime(t *testing.T) {
 
 // A guest that stands still before a full ring is seen, whoever has filled that.
 func TestConn_standstill(t *testing.T) {
-	s, from := new(still), new(lines)
-	guest, _, err := ring.Frontend(s.page[:])
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := AttachBackend(s, s, new(drop), from, spool.RingID{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	from := new(lines)
+	c, guest := fed(t, from)
 	for range 2 {
 		from.rest = make([]byte, ring.InSize)
 		if err := c.Feed(); err != nil {
